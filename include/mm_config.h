@@ -1,0 +1,108 @@
+/* mm_config.h - the settings: one option table, one immutable struct.
+ *
+ * An option comes from the broker's configuration (plugin_opt_<name>), else from the environment
+ * (<NAME> in capitals; a variable that is empty counts as not set), else from the table's default.
+ * Values are trimmed; words are understood in any case. Everything is checked here, and every
+ * mistake is reported, not only the first. */
+#ifndef MM_CONFIG_H
+#define MM_CONFIG_H
+
+#include "mm_log.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct mm_filter_set;
+
+enum mm_when_full {
+    MM_WHEN_FULL_REJECT,      /* QoS 1, 2: no acknowledgement, the publisher sends again */
+    MM_WHEN_FULL_DROP_NEWEST, /* the new message is acknowledged, dropped and counted */
+    MM_WHEN_FULL_DROP_OLDEST, /* old messages are dropped and counted to make room */
+};
+
+enum mm_refuse_v5 {
+    MM_REFUSE_DISCONNECT,  /* close the connection: the client sends again after its reconnect */
+    MM_REFUSE_REASON_CODE, /* MQTT 5 on Mosquitto 2.1 and later: reason code 0x97 */
+};
+
+/* One setting as the broker hands it over. */
+struct mm_option
+{
+    const char *name; /* without plugin_opt_ */
+    const char *value;
+};
+
+/* One rdkafka.<property>. */
+struct mm_config_property
+{
+    char *name;
+    char *value;
+};
+
+struct mm_config
+{
+    char *mqtt_topic;                /* the list as given */
+    struct mm_filter_set *filters;   /* the same, compiled */
+    char *kafka_bootstrap;           /* "host:port[,host:port...]"; IPv6 literals in brackets */
+    char *kafka_topic;               /* [a-zA-Z0-9._-]{1,249} */
+    uint32_t kafka_workers;          /* 1..64 */
+    uint32_t kafka_retry_interval_s; /* seconds, 1..3600 */
+    bool kafka_test_message; /* also true when only kafka_test_topic was given; see README */
+    char *kafka_test_topic;  /* NULL: the test message goes to kafka_topic */
+    char *json_topic_name;
+    char *json_content_name;
+    uint64_t spool_max_bytes; /* >= MM_CONFIG_SPOOL_MIN */
+    enum mm_when_full when_full;
+    enum mm_refuse_v5 refuse_v5;
+    uint16_t health_port; /* 0: no HTTP */
+    char *health_address; /* a numeric IPv4 or IPv6 address */
+    enum mm_log_level log_level;
+    struct mm_config_property *properties; /* of librdkafka, in file order, each name once */
+    size_t n_properties;
+};
+
+#define MM_CONFIG_SPOOL_MIN (UINT64_C(256) * 1024)
+#define MM_CONFIG_WORKERS_MAX 64
+
+/* Reads a variable of the environment; NULL when it is not set. The result is used before the next
+ * call. */
+typedef const char *(*mm_config_getenv_fn)(void *arg, const char *name);
+
+/* Takes one finding. level is MM_LOG_ERROR (parsing will fail), MM_LOG_WARN or MM_LOG_INFO. The
+ * line names the option (or the environment variable), the value found and what was expected. A
+ * secret's value is never in it. */
+typedef void (*mm_config_report_fn)(void *arg, enum mm_log_level level, const char *line);
+
+/* Where a setting comes from and what hears of mistakes. */
+struct mm_config_source
+{
+    const struct mm_option *options; /* in file order */
+    size_t n_options;
+    mm_config_getenv_fn getenv; /* NULL: the environment is not read */
+    void *getenv_arg;
+    mm_config_report_fn report; /* NULL: findings are not told */
+    void *report_arg;
+};
+
+/* Check everything and make the settings. The caller frees *out with mm_config_free().
+ *
+ * Thread: setup. Errors: MM_EINVAL, at least one mistake was reported; MM_ENOMEM, which is not
+ * reported. *out is NULL then. */
+int mm_config_new(const struct mm_config_source *source, struct mm_config **out);
+
+/* Accepts NULL. Thread: setup. */
+void mm_config_free(struct mm_config *config);
+
+/* The settings as one line of "name=value" pairs for the start log, without secrets. Long values
+ * are cut; a pair that does not fit into dst (dst_len >= 1) is left out and the line ends in
+ * " ...". The result is always terminated. Thread: any. */
+void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_len);
+
+/* The option reference as Markdown, made from the table that the parser uses (docs/options.md).
+ *
+ * Thread: any. Errors: MM_EINVAL, the stream reported a write error. */
+int mm_config_write_reference(FILE *stream);
+
+#endif

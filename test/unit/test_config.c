@@ -1,0 +1,1438 @@
+/* Every option with good and bad values, by both ways in, and the lines that are told about them.
+ * The module is included, so that its allocations can be made to fail. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static long n_allocs_left = -1; /* until the one that fails; negative: none fails */
+
+static bool alloc_fails(void)
+{
+    return n_allocs_left >= 0 && n_allocs_left-- == 0;
+}
+
+static void *faulty_malloc(size_t size)
+{
+    return alloc_fails() ? NULL : malloc(size);
+}
+
+static void *faulty_calloc(size_t n, size_t size)
+{
+    return alloc_fails() ? NULL : calloc(n, size);
+}
+
+static char *faulty_strdup(const char *text)
+{
+    return alloc_fails() ? NULL : strdup(text);
+}
+
+#include "mm_error.h"
+#include "mm_filter.h"
+
+static int faulty_filter_set_new(const char *list,
+                                 struct mm_filter_set **out,
+                                 char *errstr,
+                                 size_t errstr_len)
+{
+    return alloc_fails() ? MM_ENOMEM : mm_filter_set_new(list, out, errstr, errstr_len);
+}
+
+#define malloc faulty_malloc
+#define calloc faulty_calloc
+#define strdup faulty_strdup
+#define mm_filter_set_new faulty_filter_set_new
+/* NOLINTNEXTLINE(bugprone-suspicious-include) */
+#include "../../plugin/mm_config.c"
+#undef malloc
+#undef calloc
+#undef strdup
+#undef mm_filter_set_new
+
+enum {
+    MAX_LINES = 32,
+    HUGE_LEN = 1024 * 1024
+};
+
+#define LEN_OF(array) (sizeof(array) / sizeof(array)[0])
+
+/* One call of mm_config_new(): what goes in, what was told, what came out. */
+struct run
+{
+    const struct mm_option *given;
+    size_t n_given;
+    const struct mm_option *environment; /* ends with a NULL name; NULL: it is not read */
+
+    int rc;
+    struct mm_config *config;
+    size_t n_lines;
+    enum mm_log_level levels[MAX_LINES];
+    char lines[MAX_LINES][MM_LOG_LINE_LEN];
+};
+
+static const char *look_up(void *arg, const char *name)
+{
+    const struct run *run = arg;
+    for (const struct mm_option *var = run->environment; var->name != NULL; var++) {
+        if (strcmp(var->name, name) == 0) {
+            return var->value;
+        }
+    }
+    return NULL;
+}
+
+static void take_line(void *arg, enum mm_log_level level, const char *line)
+{
+    struct run *run = arg;
+    assert_in_range(run->n_lines, 0, MAX_LINES - 1);
+    assert_in_range(strlen(line), 1, MM_LOG_LINE_LEN - 1);
+    for (const char *c = line; *c != '\0'; c++) {
+        assert_in_range((unsigned char)*c, 0x20, 0xFF);
+    }
+    run->levels[run->n_lines] = level;
+    memcpy(run->lines[run->n_lines++], line, strlen(line) + 1);
+}
+
+static void start_run(struct run *run)
+{
+    struct mm_config_source source = {
+        .options = run->given,
+        .n_options = run->n_given,
+        .getenv = run->environment != NULL ? look_up : NULL,
+        .getenv_arg = run,
+        .report = take_line,
+        .report_arg = run,
+    };
+    run->n_lines = 0;
+    run->config = (struct mm_config *)run; /* must be overwritten */
+    run->rc = mm_config_new(&source, &run->config);
+    assert_true((run->rc == 0) == (run->config != NULL));
+}
+
+static void end_run(struct run *run)
+{
+    mm_config_free(run->config);
+    run->config = NULL;
+}
+
+static size_t count_level(const struct run *run, enum mm_log_level level)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < run->n_lines; i++) {
+        n += run->levels[i] == level;
+    }
+    return n;
+}
+
+/* Run, and expect these errors in this order, and nothing else. */
+static void expect_errors(struct run *run, const char *const *lines, size_t n_lines)
+{
+    start_run(run);
+    for (size_t i = 0; i < n_lines && i < run->n_lines; i++) {
+        assert_string_equal(run->lines[i], lines[i]);
+        assert_int_equal(run->levels[i], MM_LOG_ERROR);
+    }
+    assert_int_equal(run->n_lines, n_lines);
+    assert_int_equal(run->rc, MM_EINVAL);
+    end_run(run);
+}
+
+/* Run, and expect settings. */
+static void expect_good(struct run *run)
+{
+    start_run(run);
+    if (run->rc != 0) {
+        fail_msg("refused: %s", run->n_lines > 0 ? run->lines[0] : "(no line)");
+    }
+    assert_int_equal(count_level(run, MM_LOG_ERROR), 0);
+}
+
+static bool describes(const struct mm_config *config, const char *pair)
+{
+    char line[4096] = " ";
+    mm_config_describe(config, line + 1, sizeof line - 2);
+    size_t len = strlen(line);
+    memcpy(line + len, " ", 2);
+    char wanted[256];
+    snprintf(wanted, sizeof wanted, " %s ", pair);
+    return strstr(line, wanted) != NULL;
+}
+
+static char *repeat(char c, size_t len)
+{
+    char *text = malloc(len + 1);
+    assert_non_null(text);
+    memset(text, c, len);
+    text[len] = '\0';
+    return text;
+}
+
+/* Defaults */
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    static const struct mm_option nothing[] = {{NULL, NULL}};
+    struct run run = {.environment = nothing};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    const struct mm_config *config = run.config;
+    assert_string_equal(config->mqtt_topic, "#");
+    assert_int_equal(mm_filter_set_count(config->filters), 1);
+    assert_true(mm_filter_set_match(config->filters, "a/b", 3));
+    assert_string_equal(config->kafka_bootstrap, "localhost:9092");
+    assert_string_equal(config->kafka_topic, "mqtt");
+    assert_int_equal(config->kafka_workers, 1);
+    assert_int_equal(config->kafka_retry_interval_s, 10);
+    assert_false(config->kafka_test_message);
+    assert_null(config->kafka_test_topic);
+    assert_string_equal(config->json_topic_name, "Topic");
+    assert_string_equal(config->json_content_name, "Content");
+    assert_int_equal(config->spool_max_bytes, 268435456);
+    assert_int_equal(config->when_full, MM_WHEN_FULL_REJECT);
+    assert_int_equal(config->refuse_v5, MM_REFUSE_DISCONNECT);
+    assert_int_equal(config->health_port, 8080);
+    assert_string_equal(config->health_address, "127.0.0.1");
+    assert_int_equal(config->log_level, MM_LOG_INFO);
+    assert_int_equal(config->n_properties, 0);
+    end_run(&run);
+}
+
+static void test_all_given(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"mqtt_topic", "a/+;b/#"},
+        {"kafka_broker", "k1,k2:1"},
+        {"kafka_port", "9"},
+        {"kafka_topic", "t.T_-0"},
+        {"kafka_workers", "7"},
+        {"kafka_retry_interval", "30"},
+        {"kafka_test_message", "true"},
+        {"kafka_test_topic", "probe"},
+        {"json_field_names", "topic,content"},
+        {"spool_max_bytes", "1G"},
+        {"when_full", "drop_oldest"},
+        {"refuse_v5", "reason_code"},
+        {"health_port", "81"},
+        {"health_address", "::1"},
+        {"log_level", "debug"},
+        {"rdkafka.linger.ms", "20"},
+    };
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    const struct mm_config *config = run.config;
+    assert_string_equal(config->mqtt_topic, "a/+;b/#");
+    assert_int_equal(mm_filter_set_count(config->filters), 2);
+    assert_string_equal(config->kafka_bootstrap, "k1:9,k2:1");
+    assert_string_equal(config->kafka_topic, "t.T_-0");
+    assert_int_equal(config->kafka_workers, 7);
+    assert_int_equal(config->kafka_retry_interval_s, 30);
+    assert_true(config->kafka_test_message);
+    assert_string_equal(config->kafka_test_topic, "probe");
+    assert_string_equal(config->json_topic_name, "topic");
+    assert_string_equal(config->json_content_name, "content");
+    assert_int_equal(config->spool_max_bytes, 1073741824);
+    assert_int_equal(config->when_full, MM_WHEN_FULL_DROP_OLDEST);
+    assert_int_equal(config->refuse_v5, MM_REFUSE_REASON_CODE);
+    assert_int_equal(config->health_port, 81);
+    assert_string_equal(config->health_address, "::1");
+    assert_int_equal(config->log_level, MM_LOG_DEBUG);
+    assert_int_equal(config->n_properties, 1);
+    end_run(&run);
+}
+
+/* Values */
+
+/* A value, and what the settings then say. */
+static const struct
+{
+    const char *name;
+    const char *value;
+    const char *pair;
+} good_values[] = {
+    {"mqtt_topic", "a", "mqtt_topic=a"},
+    {"mqtt_topic", " a/+ ; $SYS/# ", "mqtt_topic=\"a/+ ; $SYS/#\""},
+    {"kafka_port", "1", "kafka_broker=localhost:1"},
+    {"kafka_port", "65535", "kafka_broker=localhost:65535"},
+    {"kafka_port", "0009092", "kafka_broker=localhost:9092"},
+    {"kafka_broker", "kafka", "kafka_broker=kafka:9092"},
+    {"kafka_broker", "kafka:1", "kafka_broker=kafka:1"},
+    {"kafka_broker", "kafka:65535", "kafka_broker=kafka:65535"},
+    {"kafka_broker", "10.0.0.1:9093", "kafka_broker=10.0.0.1:9093"},
+    {"kafka_broker", "[::1]", "kafka_broker=[::1]:9092"},
+    {"kafka_broker", "[2001:db8::7]:19092", "kafka_broker=[2001:db8::7]:19092"},
+    {"kafka_broker", " a , b:2,\tmy_host-1.lan ", "kafka_broker=a:9092,b:2,my_host-1.lan:9092"},
+    {"kafka_broker", "a,a", "kafka_broker=a:9092,a:9092"},
+    {"kafka_topic", "t", "kafka_topic=t"},
+    {"kafka_topic", "...", "kafka_topic=..."},
+    {"kafka_topic", "-A.z_9", "kafka_topic=-A.z_9"},
+    {"kafka_topic", "  spaced\t\r\n", "kafka_topic=spaced"},
+    {"kafka_workers", "1", "kafka_workers=1"},
+    {"kafka_workers", "64", "kafka_workers=64"},
+    {"kafka_retry_interval", "1", "kafka_retry_interval=1"},
+    {"kafka_retry_interval", "3600", "kafka_retry_interval=3600"},
+    {"kafka_test_message", "true", "kafka_test_message=true"},
+    {"kafka_test_message", "TRUE", "kafka_test_message=true"},
+    {"kafka_test_message", "False", "kafka_test_message=false"},
+    {"kafka_test_topic", "probe", "kafka_test_topic=probe"},
+    {"json_field_names", "topic,content", "json_field_names=topic,content"},
+    {"json_field_names", " a , b ", "json_field_names=a,b"},
+    {"json_field_names", "\xC3\xBC,\xE2\x82\xAC", "json_field_names=\xC3\xBC,\xE2\x82\xAC"},
+    {"json_field_names", "topic,Topic", "json_field_names=topic,Topic"},
+    {"spool_max_bytes", "262144", "spool_max_bytes=256k"},
+    {"spool_max_bytes", "262145", "spool_max_bytes=262145"},
+    {"spool_max_bytes", "256k", "spool_max_bytes=256k"},
+    {"spool_max_bytes", "256K", "spool_max_bytes=256k"},
+    {"spool_max_bytes", "1m", "spool_max_bytes=1M"},
+    {"spool_max_bytes", "3M", "spool_max_bytes=3M"},
+    {"spool_max_bytes", "2048M", "spool_max_bytes=2G"},
+    {"spool_max_bytes", "1g", "spool_max_bytes=1G"},
+    {"spool_max_bytes", "1024G", "spool_max_bytes=1024G"},
+    {"spool_max_bytes", "1099511627776", "spool_max_bytes=1024G"},
+    {"when_full", "reject", "when_full=reject"},
+    {"when_full", "drop_newest", "when_full=drop_newest"},
+    {"when_full", "Drop_Oldest", "when_full=drop_oldest"},
+    {"refuse_v5", "disconnect", "refuse_v5=disconnect"},
+    {"refuse_v5", "reason_code", "refuse_v5=reason_code"},
+    {"health_port", "0", "health_port=0"},
+    {"health_port", "65535", "health_port=65535"},
+    {"health_address", "0.0.0.0", "health_address=0.0.0.0"},
+    {"health_address", "all", "health_address=0.0.0.0"},
+    {"health_address", "192.168.1.2", "health_address=192.168.1.2"},
+    {"health_address", "::", "health_address=::"},
+    {"log_level", "trace", "log_level=trace"},
+    {"log_level", "debug", "log_level=debug"},
+    {"log_level", "info", "log_level=info"},
+    {"log_level", "warn", "log_level=warn"},
+    {"log_level", "ERROR", "log_level=error"},
+};
+
+/* The variable of an option, made here by other means than in the module. */
+static void capitals(const char *name, char dst[64])
+{
+    static const char small[] = "abcdefghijklmnopqrstuvwxyz";
+    static const char large[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    assert_in_range(strlen(name), 1, 63);
+    memcpy(dst, name, strlen(name) + 1);
+    for (char *c = dst; *c != '\0'; c++) {
+        const char *letter = strchr(small, *c);
+        if (letter != NULL) {
+            *c = large[letter - small];
+        }
+    }
+}
+
+static void test_good_values(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(good_values); i++) {
+        const struct mm_option given = {good_values[i].name, good_values[i].value};
+        char variable[64];
+        capitals(given.name, variable);
+        const struct mm_option environment[] = {{variable, given.value}, {NULL, NULL}};
+        struct run runs[] = {{.given = &given, .n_given = 1}, {.environment = environment}};
+        for (size_t k = 0; k < LEN_OF(runs); k++) {
+            expect_good(&runs[k]);
+            assert_int_equal(runs[k].n_lines, 0);
+            if (!describes(runs[k].config, good_values[i].pair)) {
+                fail_msg("%s \"%s\": not described as %s", given.name, given.value,
+                         good_values[i].pair);
+            }
+            end_run(&runs[k]);
+        }
+    }
+}
+
+#define EXPECTED_FILTERS "expected MQTT topic filters, separated by ',' or ';'"
+#define EXPECTED_BROKERS "expected host, host:port or [IPv6 address]:port, several separated by ','"
+#define EXPECTED_TOPIC                                                                          \
+    "expected 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', but not '.' or '..' " \
+    "alone"
+#define EXPECTED_PORT "expected a whole number from 1 to 65535"
+#define EXPECTED_HEALTH_PORT "expected a whole number from 0 to 65535"
+#define EXPECTED_WORKERS "expected a whole number from 1 to 64"
+#define EXPECTED_SECONDS "expected a whole number of seconds from 1 to 3600"
+#define EXPECTED_BOOLEAN "expected true or false"
+#define EXPECTED_NAMES "expected two different names in UTF-8, separated by ','"
+#define EXPECTED_SIZE \
+    "expected a number of bytes, or of k, M or G (powers of 1024), from 256k to 1024G"
+#define EXPECTED_WHEN_FULL "expected reject, drop_newest or drop_oldest"
+#define EXPECTED_REFUSE_V5 "expected disconnect or reason_code"
+#define EXPECTED_ADDRESS "expected a numeric IPv4 or IPv6 address, or all"
+#define EXPECTED_LEVEL "expected trace, debug, info, warn or error"
+#define HASH_RULE "'#' must stand alone in the last level"
+
+/* A value, and the end of the line that refuses it. shown: the value in the line, if not as given.
+ */
+static const struct
+{
+    const char *name;
+    const char *value;
+    const char *end;
+    const char *shown;
+} bad_values[] = {
+    {"mqtt_topic", "", "filter 1 \"\": it is empty; " EXPECTED_FILTERS, NULL},
+    {"mqtt_topic", "a/#/b", "filter 1 \"a/#/b\": " HASH_RULE "; " EXPECTED_FILTERS, NULL},
+    {"mqtt_topic", "a,", "filter 2 \"\": it is empty; " EXPECTED_FILTERS, NULL},
+    {"kafka_port", "", EXPECTED_PORT, NULL},
+    {"kafka_port", "0", EXPECTED_PORT, NULL},
+    {"kafka_port", "65536", EXPECTED_PORT, NULL},
+    {"kafka_port", "+1", EXPECTED_PORT, NULL},
+    {"kafka_port", "kafka", EXPECTED_PORT, NULL},
+    {"kafka_broker", "", "entry 1 is empty; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a,,b", "entry 2 is empty; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a, ", "entry 2 is empty; " EXPECTED_BROKERS, "a,"},
+    {"kafka_broker", ",a", "entry 1 is empty; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a b", "entry 1 has no valid host name; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", ":9092", "entry 1 has no valid host name; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a;b", "entry 1 has no valid host name; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "x,ssl://a",
+     "entry 2 has a port that is no whole number from 1 to 65535; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker",
+     "a:", "entry 1 has a port that is no whole number from 1 to 65535; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a:0",
+     "entry 1 has a port that is no whole number from 1 to 65535; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "a:65536",
+     "entry 1 has a port that is no whole number from 1 to 65535; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "[::1]:x",
+     "entry 1 has a port that is no whole number from 1 to 65535; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "::1",
+     "entry 1 has more than one ':' (an IPv6 address stands in brackets); " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "[::1", "entry 1 has no ']'; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "[::1]9092", "entry 1 has something behind its ']'; " EXPECTED_BROKERS, NULL},
+    {"kafka_broker", "[kafka]:9092",
+     "entry 1 has no IPv6 address in its brackets; " EXPECTED_BROKERS, NULL},
+    {"kafka_topic", "", EXPECTED_TOPIC, NULL},
+    {"kafka_topic", ".", EXPECTED_TOPIC, NULL},
+    {"kafka_topic", "..", EXPECTED_TOPIC, NULL},
+    {"kafka_topic", "a/b c", EXPECTED_TOPIC, NULL},
+    {"kafka_topic", "t\xC3\xBC", EXPECTED_TOPIC, NULL},
+    {"kafka_workers", "", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "0", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "65", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "abc", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "-1", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "+5", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "5x", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "5 5", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "0x5", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "5.0", EXPECTED_WORKERS, NULL},
+    {"kafka_workers", "18446744073709551617", EXPECTED_WORKERS, NULL}, /* 2^64 + 1 */
+    {"kafka_workers", "4294967297", EXPECTED_WORKERS, NULL},           /* 2^32 + 1 */
+    {"kafka_retry_interval", "", EXPECTED_SECONDS, NULL},
+    {"kafka_retry_interval", "10s", EXPECTED_SECONDS, NULL},
+    {"kafka_retry_interval", "0", EXPECTED_SECONDS, NULL},
+    {"kafka_retry_interval", "3601", EXPECTED_SECONDS, NULL},
+    {"kafka_test_message", "", EXPECTED_BOOLEAN, NULL},
+    {"kafka_test_message", "1", EXPECTED_BOOLEAN, NULL},
+    {"kafka_test_message", "yes", EXPECTED_BOOLEAN, NULL},
+    {"kafka_test_message", "truely", EXPECTED_BOOLEAN, NULL},
+    {"kafka_test_message", "tru", EXPECTED_BOOLEAN, NULL},
+    {"kafka_test_topic", "", EXPECTED_TOPIC, NULL},
+    {"kafka_test_topic", "a b", EXPECTED_TOPIC, NULL},
+    {"json_field_names", "", EXPECTED_NAMES, NULL},
+    {"json_field_names", "topic", EXPECTED_NAMES, NULL},
+    {"json_field_names", "a,b,c", EXPECTED_NAMES, NULL},
+    {"json_field_names", "a,b,", EXPECTED_NAMES, NULL},
+    {"json_field_names", "a,", EXPECTED_NAMES, NULL},
+    {"json_field_names", " ,b", EXPECTED_NAMES, ",b"},
+    {"json_field_names", "same, same", EXPECTED_NAMES, NULL},
+    {"json_field_names", "a,\xFF", EXPECTED_NAMES, "a,?"},
+    {"spool_max_bytes", "", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "0", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "262143", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "255k", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1025G", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1099511627777", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "17179869185G", EXPECTED_SIZE, NULL}, /* 2^64 + 1 GiB */
+    {"spool_max_bytes", "18446744073709551616", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "M", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1T", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1MB", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1 M", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "1.5G", EXPECTED_SIZE, NULL},
+    {"spool_max_bytes", "-1", EXPECTED_SIZE, NULL},
+    {"when_full", "", EXPECTED_WHEN_FULL, NULL},
+    {"when_full", "drop", EXPECTED_WHEN_FULL, NULL},
+    {"when_full", "reject,drop_oldest", EXPECTED_WHEN_FULL, NULL},
+    {"refuse_v5", "", EXPECTED_REFUSE_V5, NULL},
+    {"refuse_v5", "0x97", EXPECTED_REFUSE_V5, NULL},
+    {"health_port", "", EXPECTED_HEALTH_PORT, NULL},
+    {"health_port", "65536", EXPECTED_HEALTH_PORT, NULL},
+    {"health_port", "off", EXPECTED_HEALTH_PORT, NULL},
+    {"health_address", "", EXPECTED_ADDRESS, NULL},
+    {"health_address", "localhost", EXPECTED_ADDRESS, NULL},
+    {"health_address", "127.0.0.1:8080", EXPECTED_ADDRESS, NULL},
+    {"health_address", "[::1]", EXPECTED_ADDRESS, NULL},
+    {"health_address", "127.1", EXPECTED_ADDRESS, NULL},
+    {"log_level", "", EXPECTED_LEVEL, NULL},
+    {"log_level", "panic", EXPECTED_LEVEL, NULL},
+    {"log_level", "warning", EXPECTED_LEVEL, NULL},
+    {"log_level", "4", EXPECTED_LEVEL, NULL},
+    {"log_level", "a\tb\x1B[0m\xC3\xBC\xFF", EXPECTED_LEVEL, "a?b?[0m\xC3\xBC?"},
+};
+
+static void expect_bad(const char *subject, size_t i, struct run *run)
+{
+    const char *shown = bad_values[i].shown != NULL ? bad_values[i].shown : bad_values[i].value;
+    char line[MM_LOG_LINE_LEN];
+    snprintf(line, sizeof line, "%s: \"%s\" is not valid: %s", subject, shown, bad_values[i].end);
+    const char *lines[] = {line};
+    expect_errors(run, lines, 1);
+}
+
+static void test_bad_values(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(bad_values); i++) {
+        const struct mm_option given = {bad_values[i].name, bad_values[i].value};
+        char subject[128];
+        snprintf(subject, sizeof subject, "option %s", given.name);
+        struct run run = {.given = &given, .n_given = 1};
+        expect_bad(subject, i, &run);
+
+        if (given.value[0] != '\0') { /* an empty variable is not set */
+            char variable[64];
+            capitals(given.name, variable);
+            snprintf(subject, sizeof subject, "environment variable %s", variable);
+            const struct mm_option environment[] = {{variable, given.value}, {NULL, NULL}};
+            struct run from_environment = {.environment = environment};
+            expect_bad(subject, i, &from_environment);
+        }
+    }
+}
+
+static void test_kafka_topic_length(void **state)
+{
+    (void)state;
+    char *topic = repeat('k', 250);
+    const struct mm_option given = {"kafka_topic", topic};
+    struct run run = {.given = &given, .n_given = 1};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    topic[249] = '\0';
+    expect_good(&run);
+    assert_string_equal(run.config->kafka_topic, topic);
+    end_run(&run);
+    free(topic);
+}
+
+static void test_host_length(void **state)
+{
+    (void)state;
+    char *host = repeat('h', 256);
+    const struct mm_option given = {"kafka_broker", host};
+    struct run run = {.given = &given, .n_given = 1};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    host[255] = '\0';
+    expect_good(&run);
+    assert_int_equal(strlen(run.config->kafka_bootstrap), 255 + strlen(":9092"));
+    end_run(&run);
+    free(host);
+}
+
+/* Many brokers with the longest that the plugin adds to each. */
+static void test_many_brokers(void **state)
+{
+    (void)state;
+    enum {
+        N = 5000
+    };
+    char *list = repeat(',', 2 * N - 1);
+    for (size_t i = 0; i < N; i++) {
+        list[2 * i] = 'a';
+    }
+    const struct mm_option given[] = {{"kafka_broker", list}, {"kafka_port", "65535"}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    const char *bootstrap = run.config->kafka_bootstrap;
+    assert_int_equal(strlen(bootstrap), N * strlen("a:65535,") - 1);
+    assert_string_equal(bootstrap + strlen(bootstrap) - 16, ",a:65535,a:65535");
+    end_run(&run);
+    free(list);
+}
+
+/* The options that mean something; the table must not have others. */
+static const char *const setting_names[] = {
+    "mqtt_topic",       "kafka_port",           "kafka_broker",     "kafka_topic",
+    "kafka_workers",    "kafka_retry_interval", "kafka_test_topic", "kafka_test_message",
+    "json_field_names", "spool_max_bytes",      "when_full",        "refuse_v5",
+    "health_port",      "health_address",       "log_level",
+};
+
+static void test_huge_values(void **state)
+{
+    (void)state;
+    static const char bytes[] = {'x', '1', '\xFF', '\x01', '[', '/'};
+    for (size_t b = 0; b < LEN_OF(bytes); b++) {
+        char *value = repeat(bytes[b], HUGE_LEN);
+        for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+            const struct mm_option given = {setting_names[i], value};
+            struct run run = {.given = &given, .n_given = 1};
+            start_run(&run);
+            assert_int_equal(run.rc, MM_EINVAL);
+            assert_int_equal(run.n_lines, 1);
+            assert_non_null(strstr(run.lines[0], "...\" is not valid: "));
+            assert_in_range(strlen(run.lines[0]), 100, 400);
+        }
+        free(value);
+    }
+}
+
+static void test_huge_value_of_the_environment(void **state)
+{
+    (void)state;
+    char *value = repeat('9', HUGE_LEN);
+    const struct mm_option environment[] = {{"KAFKA_WORKERS", value}, {NULL, NULL}};
+    struct run run = {.environment = environment};
+    static const char *const lines[] = {
+        "environment variable KAFKA_WORKERS: "
+        "\"9999999999999999999999999999999999999999999999999999999999999999...\" is not valid: "
+        "expected a whole number from 1 to 64"};
+    expect_errors(&run, lines, 1);
+    free(value);
+}
+
+static void test_absent_value_is_empty(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"kafka_workers", NULL}, {"rdkafka.linger.ms", NULL}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    static const char *const lines[] = {
+        "option rdkafka.linger.ms: \"\" is not valid: expected a value of librdkafka",
+        "option kafka_workers: \"\" is not valid: expected a whole number from 1 to 64",
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+/* Names */
+
+static const struct
+{
+    const char *name;
+    const char *line;
+} unknown_names[] = {
+    {"kafka_worker", "option kafka_worker: unknown; did you mean kafka_workers?"},
+    {"kafka_wrokers", "option kafka_wrokers: unknown; did you mean kafka_workers?"},
+    {"kafka-broker", "option kafka-broker: unknown; did you mean kafka_broker?"},
+    {"kafka_brokers", "option kafka_brokers: unknown; did you mean kafka_broker?"},
+    {"kafka.broker", "option kafka.broker: unknown; did you mean kafka_broker?"},
+    {"KAFKA_BROKER", "option KAFKA_BROKER: unknown; did you mean kafka_broker?"},
+    {"Kafka-Port", "option Kafka-Port: unknown; did you mean kafka_port?"},
+    {"mqttopic", "option mqttopic: unknown; did you mean mqtt_topic?"},
+    {"mqtt_brokr", "option mqtt_brokr: unknown; did you mean mqtt_broker?"},
+    {"loglevel", "option loglevel: unknown; did you mean log_level?"},
+    {"spool_max", "option spool_max: unknown; did you mean spool_max_bytes?"},
+    {"whenfull", "option whenfull: unknown; did you mean when_full?"},
+    {"refuse_v6", "option refuse_v6: unknown; did you mean refuse_v5?"},
+    {"kafka_test", "option kafka_test: unknown"},
+    {"health", "option health: unknown"},
+    {"kafka_t", "option kafka_t: unknown"},
+    {"when", "option when: unknown; did you mean when_full?"},
+    {"whe", "option whe: unknown"},
+    {"x", "option x: unknown"},
+    {"", "option : unknown"},
+    {"completely_different", "option completely_different: unknown"},
+    {"linger.ms", "option linger.ms: unknown; did you mean rdkafka.linger.ms?"},
+    {"rdkafka", "option rdkafka: unknown; did you mean rdkafka.<property>?"},
+    {"rdkafka_linger_ms", "option rdkafka_linger_ms: unknown; did you mean rdkafka.<property>?"},
+    {"RDKAFKA.linger.ms", "option RDKAFKA.linger.ms: unknown; did you mean rdkafka.<property>?"},
+    {"a\nb\xFF", "option a?b?: unknown"},
+};
+
+static void test_unknown_names(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(unknown_names); i++) {
+        const struct mm_option given = {unknown_names[i].name, "hunter2"};
+        struct run run = {.given = &given, .n_given = 1};
+        expect_errors(&run, &unknown_names[i].line, 1);
+    }
+}
+
+static void test_huge_names(void **state)
+{
+    (void)state;
+    for (size_t len = 60; len < 70; len++) { /* around the longest that is compared */
+        char *name = repeat('k', len);
+        const struct mm_option given = {name, "1"};
+        struct run run = {.given = &given, .n_given = 1};
+        start_run(&run);
+        assert_int_equal(run.rc, MM_EINVAL);
+        assert_non_null(strstr(run.lines[0], ": unknown"));
+        free(name);
+    }
+    static const char *const beginnings[] = {"", "rdkafka.", "rdkafka", "kafka_workers", "a."};
+    for (size_t i = 0; i < LEN_OF(beginnings); i++) {
+        char *name = repeat('a', HUGE_LEN);
+        memcpy(name, beginnings[i], strlen(beginnings[i]));
+        const struct mm_option given = {name, "1"};
+        struct run run = {.given = &given, .n_given = 1};
+        start_run(&run);
+        assert_int_equal(run.rc, MM_EINVAL);
+        assert_int_equal(run.n_lines, 1);
+        assert_non_null(strstr(run.lines[0], "aaa...: "));
+        assert_in_range(strlen(run.lines[0]), 64, 250);
+        free(name);
+    }
+}
+
+static void test_duplicates(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+        const struct mm_option given[] = {{setting_names[i], " a "}, {setting_names[i], "b\n"}};
+        struct run run = {.given = given, .n_given = 2};
+        char line[MM_LOG_LINE_LEN];
+        snprintf(line, sizeof line, "option %s: given twice, first \"a\", then \"b\"",
+                 setting_names[i]);
+        start_run(&run);
+        assert_int_equal(run.rc, MM_EINVAL);
+        assert_string_equal(run.lines[0], line);
+        assert_int_equal(run.levels[0], MM_LOG_ERROR);
+        end_run(&run);
+    }
+    /* The same value twice is a duplicate too, and each further one is told. */
+    static const struct mm_option thrice[] = {
+        {"when_full", "reject"}, {"when_full", "reject"}, {"when_full", "drop_newest"}};
+    struct run run = {.given = thrice, .n_given = LEN_OF(thrice)};
+    static const char *const lines[] = {
+        "option when_full: given twice, first \"reject\", then \"reject\"",
+        "option when_full: given twice, first \"reject\", then \"drop_newest\"",
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_duplicate_of_huge_values(void **state)
+{
+    (void)state;
+    char *value = repeat('x', HUGE_LEN);
+    const struct mm_option given[] = {{"mqtt_client_id", value}, {"mqtt_client_id", value}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    assert_int_equal(count_level(&run, MM_LOG_ERROR), 1);
+    assert_in_range(strlen(run.lines[0]), 150, 250);
+    free(value);
+}
+
+static void test_every_mistake_is_reported(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"kafka_workers", "abc"}, {"kafka_worker", "1"},  {"rdkafka.acks", "1"},
+        {"log_level", "loud"},    {"mqtt_topic", "#/#"},  {"log_level", "info"},
+        {"health_port", "1"},     {"kafka_broker", "a,"}, {"kafka_port", "x"},
+    };
+    static const struct mm_option environment[] = {
+        {"WHEN_FULL", "never"},
+        {"KAFKA_WORKERS", "0"}, /* not asked: the option is given, if wrong */
+        {NULL, NULL},
+    };
+    struct run run = {.given = given, .n_given = LEN_OF(given), .environment = environment};
+    static const char *const lines[] = {
+        "option kafka_worker: unknown; did you mean kafka_workers?",
+        "option rdkafka.acks: cannot be set: the plugin sets it to all: with less, Kafka may lose "
+        "what it has confirmed",
+        "option log_level: given twice, first \"loud\", then \"info\"",
+        "option mqtt_topic: \"#/#\" is not valid: filter 1 \"#/#\": " HASH_RULE
+        "; " EXPECTED_FILTERS,
+        "option kafka_port: \"x\" is not valid: " EXPECTED_PORT,
+        "option kafka_broker: \"a,\" is not valid: entry 2 is empty; " EXPECTED_BROKERS,
+        "option kafka_workers: \"abc\" is not valid: " EXPECTED_WORKERS,
+        "environment variable WHEN_FULL: \"never\" is not valid: " EXPECTED_WHEN_FULL,
+        "option log_level: \"loud\" is not valid: " EXPECTED_LEVEL,
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+/* Sources */
+
+static void test_option_before_environment(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"kafka_topic", "option"}};
+    static const struct mm_option environment[] = {
+        {"KAFKA_TOPIC", "environment"}, {"KAFKA_WORKERS", " 3 "}, {NULL, NULL}};
+    struct run run = {.given = given, .n_given = 1, .environment = environment};
+    expect_good(&run);
+    assert_string_equal(run.config->kafka_topic, "option");
+    assert_int_equal(run.config->kafka_workers, 3);
+    assert_int_equal(run.config->kafka_retry_interval_s, 10);
+    end_run(&run);
+}
+
+static void test_option_hides_wrong_variable(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"kafka_workers", "2"}};
+    static const struct mm_option environment[] = {{"KAFKA_WORKERS", "many"}, {NULL, NULL}};
+    struct run run = {.given = given, .n_given = 1, .environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.config->kafka_workers, 2);
+    assert_int_equal(run.n_lines, 0);
+    end_run(&run);
+}
+
+static void test_empty_variable_is_not_set(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+        char variable[64];
+        capitals(setting_names[i], variable);
+        static const char *const blanks[] = {"", " \t"};
+        for (size_t k = 0; k < LEN_OF(blanks); k++) {
+            const struct mm_option environment[] = {{variable, blanks[k]}, {NULL, NULL}};
+            struct run run = {.environment = environment};
+            expect_good(&run);
+            assert_int_equal(run.n_lines, 0);
+            end_run(&run);
+        }
+    }
+}
+
+static void test_environment_is_not_read_without_getenv(void **state)
+{
+    (void)state;
+    struct run run = {.given = NULL};
+    expect_good(&run);
+    assert_int_equal(run.config->kafka_workers, 1);
+    end_run(&run);
+}
+
+/* Only known names in capitals are asked for: no property, not the misspelt kakfa_port. */
+static const char *note_name(void *arg, const char *name)
+{
+    size_t *n_asked = arg;
+    ++*n_asked;
+    assert_null(strchr(name, '.'));
+    assert_string_not_equal(name, "KAKFA_PORT");
+    char variable[64];
+    capitals(name, variable);
+    assert_string_equal(name, variable);
+    return NULL;
+}
+
+static void test_variables_asked_for(void **state)
+{
+    (void)state;
+    size_t n_asked = 0;
+    struct mm_config_source source = {.getenv = note_name, .getenv_arg = &n_asked};
+    struct mm_config *config = NULL;
+    assert_int_equal(mm_config_new(&source, &config), 0);
+    assert_int_equal(n_asked, LEN_OF(setting_names) + 10);
+    mm_config_free(config);
+}
+
+static void test_nobody_hears(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"nonsense", "x"}};
+    struct mm_config_source source = {.options = given, .n_options = 1};
+    struct mm_config *config = (struct mm_config *)&source;
+    assert_int_equal(mm_config_new(&source, &config), MM_EINVAL);
+    assert_null(config);
+    mm_config_free(NULL);
+}
+
+/* What the Go program did */
+
+static void test_test_topic_switches_message_on(void **state)
+{
+    (void)state;
+    static const struct mm_option topic = {"kafka_test_topic", "probe"};
+    static const struct mm_option both[] = {{"kafka_test_topic", "probe"},
+                                            {"kafka_test_message", "false"}};
+    static const struct mm_option none[] = {{NULL, NULL}};
+    static const struct mm_option topic_variable[] = {{"KAFKA_TEST_TOPIC", "probe"}, {NULL, NULL}};
+    static const struct mm_option off_variable[] = {{"KAFKA_TEST_MESSAGE", "false"}, {NULL, NULL}};
+    static const struct mm_option empty_variable[] = {{"KAFKA_TEST_MESSAGE", ""}, {NULL, NULL}};
+    struct
+    {
+        struct run run;
+        bool message;
+    } cases[] = {
+        {{.given = &topic, .n_given = 1, .environment = none}, true},
+        {{.environment = topic_variable}, true},
+        {{.given = &topic, .n_given = 1, .environment = empty_variable}, true},
+        {{.given = both, .n_given = 2, .environment = none}, false},
+        {{.given = &topic, .n_given = 1, .environment = off_variable}, false},
+        {{.given = &both[1], .n_given = 1, .environment = topic_variable}, false},
+        {{.environment = none}, false},
+    };
+    for (size_t i = 0; i < LEN_OF(cases); i++) {
+        expect_good(&cases[i].run);
+        assert_int_equal(cases[i].run.config->kafka_test_message, cases[i].message);
+        end_run(&cases[i].run);
+    }
+}
+
+static void test_misspelt_port(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"kakfa_port", "1234"}};
+    static const struct mm_option environment[] = {{"KAFKA_PORT", "99"}, {NULL, NULL}};
+    struct run run = {.given = given, .n_given = 1, .environment = environment};
+    expect_good(&run);
+    assert_string_equal(run.config->kafka_bootstrap, "localhost:1234");
+    assert_int_equal(run.n_lines, 1);
+    assert_int_equal(run.levels[0], MM_LOG_WARN);
+    assert_string_equal(run.lines[0], "option kakfa_port: is taken as kafka_port");
+    end_run(&run);
+
+    static const struct mm_option wrong[] = {{"kakfa_port", "x"}};
+    run = (struct run){.given = wrong, .n_given = 1};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    assert_string_equal(run.lines[1], "option kakfa_port: \"x\" is not valid: " EXPECTED_PORT);
+
+    static const struct mm_option both[] = {{"kakfa_port", "1"}, {"kafka_port", "1"}};
+    run = (struct run){.given = both, .n_given = 2};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    assert_string_equal(run.lines[1], "option kafka_port: given twice, first \"1\", then \"1\"");
+}
+
+static void test_level_fatal(void **state)
+{
+    (void)state;
+    static const struct mm_option environment[] = {{"LOG_LEVEL", "FATAL"}, {NULL, NULL}};
+    struct run run = {.environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.config->log_level, MM_LOG_ERROR);
+    assert_true(describes(run.config, "log_level=error"));
+    assert_int_equal(run.n_lines, 1);
+    assert_int_equal(run.levels[0], MM_LOG_WARN);
+    assert_string_equal(run.lines[0],
+                        "environment variable LOG_LEVEL: \"fatal\" is taken as error");
+    end_run(&run);
+}
+
+static void test_settings_without_meaning(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"mqtt_broker", "host"},       {"mqtt_port", "no number"},
+        {"mqtt_tls", "maybe"},         {"root_ca", ""},
+        {"mqtt_client_cert", "/c"},    {"mqtt_client_key", "/k"},
+        {"mqtt_client_id", "\x01"},    {"kafka_batch_size", "-1"},
+        {"kafka_max_batch_size", "x"}, {"kafka_interval", "1 hour"},
+    };
+    static const char list[] =
+        "these settings have no meaning for a plugin inside the broker and are ignored: ";
+    char line[MM_LOG_LINE_LEN];
+    snprintf(line, sizeof line,
+             "%smqtt_broker, mqtt_port, mqtt_tls, root_ca, mqtt_client_cert, mqtt_client_key, "
+             "mqtt_client_id, kafka_batch_size, kafka_max_batch_size, kafka_interval",
+             list);
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 1);
+    assert_int_equal(run.levels[0], MM_LOG_INFO);
+    assert_string_equal(run.lines[0], line);
+    end_run(&run);
+
+    /* From both sources; a variable is named as such, and an empty one is not there. */
+    static const struct mm_option environment[] = {
+        {"MQTT_BROKER", "other"}, {"ROOT_CA", "/ca"}, {"MQTT_TLS", ""}, {NULL, NULL}};
+    run = (struct run){.given = given, .n_given = 2, .environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 1);
+    snprintf(line, sizeof line, "%smqtt_broker, mqtt_port, ROOT_CA", list);
+    assert_string_equal(run.lines[0], line);
+    end_run(&run);
+}
+
+/* Properties of librdkafka */
+
+static void test_properties_are_kept_in_order(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"rdkafka.linger.ms", " 20 "},           {"kafka_topic", "t"},
+        {"rdkafka.compression.type", "zstd"},    {"rdkafka.partitioner", "murmur2_random"},
+        {"rdkafka.queue.buffering.max.ms", "5"}, {"rdkafka.not.known_here.1", "x y"},
+    };
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    static const struct mm_option expected[] = {
+        {"linger.ms", "20"},
+        {"compression.type", "zstd"},
+        {"partitioner", "murmur2_random"},
+        {"queue.buffering.max.ms", "5"},
+        {"not.known_here.1", "x y"},
+    };
+    assert_int_equal(run.config->n_properties, LEN_OF(expected));
+    for (size_t i = 0; i < LEN_OF(expected); i++) {
+        assert_string_equal(run.config->properties[i].name, expected[i].name);
+        assert_string_equal(run.config->properties[i].value, expected[i].value);
+    }
+    assert_true(describes(run.config, "rdkafka.linger.ms=20"));
+    assert_true(describes(run.config, "rdkafka.not.known_here.1=\"x y\""));
+    end_run(&run);
+}
+
+static const char *const refused_properties[] = {
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "retries",
+    "message.send.max.retries",
+    "enable.gapless.guarantee",
+    "queuing.strategy",
+    "transactional.id",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "delivery.report.only.error",
+    "statistics.interval.ms",
+    "enabled_events",
+    "dr_cb",
+    "dr_msg_cb",
+    "error_cb",
+    "log_cb",
+    "oauthbearer_token_refresh_cb",
+    "ssl.certificate.verify_cb",
+    "opaque",
+    "interceptors",
+    "default_topic_conf",
+};
+
+static void test_refused_properties(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(refused_properties); i++) {
+        char name[128];
+        char beginning[192];
+        snprintf(name, sizeof name, "rdkafka.%s", refused_properties[i]);
+        snprintf(beginning, sizeof beginning, "option %s: cannot be set: ", name);
+        const struct mm_option given = {name, "hunter2"};
+        struct run run = {.given = &given, .n_given = 1};
+        start_run(&run);
+        assert_int_equal(run.rc, MM_EINVAL);
+        assert_int_equal(run.n_lines, 1);
+        assert_memory_equal(run.lines[0], beginning, strlen(beginning));
+        assert_true(strlen(run.lines[0]) > strlen(beginning)); /* the reason */
+        assert_null(strstr(run.lines[0], "hunter2"));
+    }
+}
+
+#define NAME_RULE                                                                              \
+    ": not the name of a property: expected rdkafka.<property> of 1 to 128 of the characters " \
+    "a-z, 0-9, '.' and '_'"
+
+static void test_bad_property_names(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"rdkafka.", "x"},          {"rdkafka.Linger.ms", "x"}, {"rdkafka.linger-ms", "x"},
+        {"rdkafka.linger ms", "x"}, {"rdkafka.\xC3\xBC", "x"},
+    };
+    static const char *const lines[] = {
+        "option rdkafka." NAME_RULE,          "option rdkafka.Linger.ms" NAME_RULE,
+        "option rdkafka.linger-ms" NAME_RULE, "option rdkafka.linger ms" NAME_RULE,
+        "option rdkafka.\xC3\xBC" NAME_RULE,
+    };
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_longest_property_name(void **state)
+{
+    (void)state;
+    char *name = repeat('p', strlen("rdkafka.") + 129);
+    memcpy(name, "rdkafka.", strlen("rdkafka."));
+    const struct mm_option given = {name, "x"};
+    struct run run = {.given = &given, .n_given = 1};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    name[strlen(name) - 1] = '\0';
+    expect_good(&run);
+    end_run(&run);
+    free(name);
+}
+
+static void test_duplicate_property(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"rdkafka.linger.ms", "1"}, {"rdkafka.linger", "1"}, {"rdkafka.linger.ms", "1"}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    static const char *const lines[] = {"option rdkafka.linger.ms: given twice"};
+    expect_errors(&run, lines, 1);
+}
+
+static void test_huge_property_value_is_kept(void **state)
+{
+    (void)state;
+    char *value = repeat('v', HUGE_LEN);
+    const struct mm_option given = {"rdkafka.client.id", value};
+    struct run run = {.given = &given, .n_given = 1};
+    expect_good(&run);
+    assert_int_equal(strlen(run.config->properties[0].value), HUGE_LEN);
+    char line[4096];
+    mm_config_describe(run.config, line, sizeof line);
+    assert_non_null(strstr(line, "rdkafka.client.id=vvvv"));
+    assert_string_equal(line + strlen(line) - 6, "vvv...");
+    assert_in_range(strlen(line), 100, 1000);
+    end_run(&run);
+    free(value);
+}
+
+static void test_secrets_are_never_shown(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "rdkafka.sasl.password",
+        "rdkafka.ssl.key.password",
+        "rdkafka.ssl.keystore.password",
+        "rdkafka.sasl.oauthbearer.client.secret",
+        "rdkafka.sasl.oauthbearer.config",
+        "rdkafka.sasl.oauthbearer.assertion.private.key.passphrase",
+        "rdkafka.sasl.jaas.config",
+        "rdkafka.ssl.key.pem",
+        "rdkafka.ssl.certificate.pem",
+    };
+    for (size_t i = 0; i < LEN_OF(names); i++) {
+        const struct mm_option given[] = {{names[i], "hunter2"}, {names[i], "hunter2"}};
+        struct run run = {.given = given, .n_given = 1};
+        expect_good(&run);
+        assert_string_equal(run.config->properties[0].value, "hunter2");
+        char line[4096];
+        mm_config_describe(run.config, line, sizeof line);
+        assert_null(strstr(line, "hunter2"));
+        char pair[128];
+        snprintf(pair, sizeof pair, "%s=***", names[i]);
+        assert_true(describes(run.config, pair));
+        end_run(&run);
+
+        run.n_given = 2;
+        start_run(&run);
+        assert_int_equal(run.rc, MM_EINVAL);
+        assert_int_equal(run.n_lines, 1);
+        assert_null(strstr(run.lines[0], "hunter2"));
+    }
+}
+
+/* Telling */
+
+static void test_describe(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"rdkafka.linger.ms", "20"}};
+    struct run run = {.given = given, .n_given = 1};
+    expect_good(&run);
+    char line[MM_LOG_LINE_LEN];
+    mm_config_describe(run.config, line, sizeof line);
+    assert_string_equal(
+        line,
+        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
+        "kafka_retry_interval=10 kafka_test_message=false kafka_test_topic=\"(not set)\" "
+        "json_field_names=Topic,Content spool_max_bytes=256M when_full=reject "
+        "refuse_v5=disconnect health_port=8080 health_address=127.0.0.1 log_level=info "
+        "rdkafka.linger.ms=20");
+    end_run(&run);
+}
+
+static void test_describe_is_bounded(void **state)
+{
+    (void)state;
+    struct run run = {.given = NULL};
+    expect_good(&run);
+    char whole[MM_LOG_LINE_LEN];
+    mm_config_describe(run.config, whole, sizeof whole);
+    for (size_t len = 1; len <= strlen(whole) + 6; len++) {
+        char *line = repeat('X', len);
+        mm_config_describe(run.config, line, len);
+        assert_non_null(memchr(line, '\0', len));
+        if (len >= strlen(whole) + sizeof " ...") {
+            assert_string_equal(line, whole);
+        } else if (len > strlen("mqtt_topic=# ...")) {
+            size_t kept = strlen(line) - 4;
+            assert_string_equal(line + kept, " ...");
+            assert_memory_equal(line, whole, kept);
+            assert_int_equal(whole[kept], ' '); /* only whole pairs */
+        }
+        free(line);
+    }
+    end_run(&run);
+}
+
+static char *write_reference(void)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *stream = open_memstream(&text, &len);
+    assert_non_null(stream);
+    assert_int_equal(mm_config_write_reference(stream), 0);
+    assert_int_equal(fclose(stream), 0);
+    assert_non_null(text);
+    return text;
+}
+
+static void expect_text(const char *text, const char *part)
+{
+    if (strstr(text, part) == NULL) {
+        fail_msg("\"%s\" is missing", part);
+    }
+}
+
+static void test_reference(void **state)
+{
+    (void)state;
+    char *text = write_reference();
+    char *again = write_reference();
+    assert_string_equal(text, again);
+    free(again);
+    char part[256];
+    for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+        char variable[64];
+        capitals(setting_names[i], variable);
+        snprintf(part, sizeof part, "\n| `%s` | `%s` | ", setting_names[i], variable);
+        expect_text(text, part);
+    }
+    expect_text(text, "| `kafka_workers` | `KAFKA_WORKERS` | `1` | a whole number from 1 to 64 | ");
+    expect_text(text, "| `kafka_test_topic` | `KAFKA_TEST_TOPIC` | not set | 1 to 249 ");
+    expect_text(text,
+                "| `when_full` | `WHEN_FULL` | `reject` | reject, drop_newest or drop_oldest ");
+    expect_text(text, "\n- `kafka_max_batch_size`\n");
+    expect_text(text, "`kakfa_port`, as the Go program spells it, is taken as `kafka_port`.");
+    expect_text(text, "| `acks`, `request.required.acks` | the plugin sets it to all");
+    expect_text(text, "| `*_cb`, `opaque`, `interceptors`, `default_topic_conf` | ");
+    expect_text(text, "`*password*`");
+    for (const char *row = strstr(text, "\n| `"); row != NULL; row = strstr(row + 1, "\n| `")) {
+        size_t n_bars = 0;
+        for (const char *c = row + 1; *c != '\n'; c++) {
+            n_bars += *c == '|';
+        }
+        assert_true(n_bars == 6 || n_bars == 3);
+    }
+    free(text);
+}
+
+static void test_reference_write_error(void **state)
+{
+    (void)state;
+    FILE *full = fopen("/dev/full", "w");
+    if (full == NULL) {
+        skip();
+    }
+    assert_int_equal(mm_config_write_reference(full), MM_EINVAL);
+    fclose(full);
+}
+
+/* The default in the reference is what a value of that text gives. */
+static void test_defaults_can_be_given(void **state)
+{
+    (void)state;
+    struct run plain = {.given = NULL};
+    expect_good(&plain);
+    char expected[MM_LOG_LINE_LEN];
+    mm_config_describe(plain.config, expected, sizeof expected);
+    end_run(&plain);
+    char *text = write_reference();
+    size_t n_rows = 0;
+    for (const char *row = strstr(text, "\n| `"); row != NULL; row = strstr(row + 1, "\n| `")) {
+        char name[64];
+        char variable[64];
+        char value[64];
+        if (sscanf(row, "\n| `%63[a-z_0-9]` | `%63[A-Z_0-9]` | `%63[^`]`", name, variable, value) <
+            3) {
+            continue;
+        }
+        n_rows++;
+        const struct mm_option given = {name, value};
+        struct run run = {.given = &given, .n_given = 1};
+        expect_good(&run);
+        char line[MM_LOG_LINE_LEN];
+        mm_config_describe(run.config, line, sizeof line);
+        assert_string_equal(line, expected);
+        end_run(&run);
+    }
+    assert_int_equal(n_rows, LEN_OF(setting_names) - 1); /* kafka_test_topic has no default */
+    free(text);
+}
+
+/* Memory */
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"mqtt_topic", "a,b"},       {"kafka_broker", "k1,k2"},      {"kafka_test_topic", "t"},
+        {"json_field_names", "a,b"}, {"health_address", "all"},      {"mqtt_broker", "x"},
+        {"rdkafka.linger.ms", "20"}, {"rdkafka.sasl.password", "x"},
+    };
+    static const struct mm_option environment[] = {
+        {"KAFKA_TOPIC", "t"}, {"WHEN_FULL", ""}, {NULL, NULL}};
+    struct run run = {.given = given, .n_given = LEN_OF(given), .environment = environment};
+    long n = 0;
+    for (;; n++) {
+        n_allocs_left = n;
+        start_run(&run);
+        bool failed = n_allocs_left < 0;
+        n_allocs_left = -1;
+        if (!failed) {
+            break;
+        }
+        assert_int_equal(run.rc, MM_ENOMEM);
+        assert_int_equal(run.n_lines, 0);
+    }
+    assert_int_equal(run.rc, 0);
+    end_run(&run);
+    /* The settings 2; gathered: options 6, variables 2, properties 4; applied: filters 2, brokers
+     * 2, names 3, other texts 3. */
+    assert_int_equal(n, 24);
+}
+
+/* mm_error, which has no test of its own */
+
+static void test_error_texts(void **state)
+{
+    (void)state;
+    assert_string_equal(mm_strerror(0), "no error");
+    assert_string_equal(mm_strerror(MM_ENOMEM), "out of memory");
+    assert_string_equal(mm_strerror(MM_EHTTP), "the HTTP server could not be started");
+    assert_string_equal(mm_strerror(1), "unknown error");
+    assert_string_equal(mm_strerror(-1000), "unknown error");
+}
+
+static void test_utf8(void **state)
+{
+    (void)state;
+    static const struct
+    {
+        const char *text;
+        size_t len;
+        size_t char_len;
+    } cases[] = {
+        {"", 0, 0},
+        {"a", 1, 1},
+        {"\0", 1, 1},
+        {"\x7F", 1, 1},
+        {"\x80", 1, 0},
+        {"\xBF", 1, 0},
+        {"\xC1\xBF", 2, 0},
+        {"\xC2\x80", 2, 2},
+        {"\xC2", 1, 0},
+        {"\xC2\x7F", 2, 0},
+        {"\xDF\xBF", 2, 2},
+        {"\xE0\x9F\xBF", 3, 0},
+        {"\xE0\xA0\x80", 3, 3},
+        {"\xE0\xA0", 2, 0},
+        {"\xE0\xA0\xC0", 3, 0},
+        {"\xED\x9F\xBF", 3, 3},
+        {"\xED\xA0\x80", 3, 0},
+        {"\xEE\x80\x80", 3, 3},
+        {"\xEF\xBF\xBF", 3, 3},
+        {"\xF0\x8F\xBF\xBF", 4, 0},
+        {"\xF0\x90\x80\x80", 4, 4},
+        {"\xF0\x90\x80", 3, 0},
+        {"\xF3\x80\x80\x80", 4, 4},
+        {"\xF4\x8F\xBF\xBF", 4, 4},
+        {"\xF4\x90\x80\x80", 4, 0},
+        {"\xF5\x80\x80\x80", 4, 0},
+        {"\xFF", 1, 0},
+    };
+    for (size_t i = 0; i < LEN_OF(cases); i++) {
+        assert_int_equal(mm_utf8_len(cases[i].text, cases[i].len), cases[i].char_len);
+        assert_int_equal(mm_utf8_valid(cases[i].text, cases[i].len),
+                         cases[i].len == 0 || cases[i].char_len > 0);
+    }
+    assert_true(mm_utf8_valid("a\xC3\xBC\xE2\x82\xAC", 6));
+    assert_false(mm_utf8_valid("a\xC3\xBC\xE2\x82", 5));
+}
+
+static void test_printable(void **state)
+{
+    (void)state;
+    static const struct
+    {
+        const char *text;
+        size_t dst_len;
+        const char *result;
+    } cases[] = {
+        {"", 4, ""},
+        {"abc", 4, "abc"},
+        {"abcd", 4, "..."},
+        {"abcd", 5, "abcd"},
+        {"abcde", 5, "a..."},
+        {"a\r\n\x1B\x7F", 64, "a????"},
+        {"\xC2\x85\xC2\xA0", 64, "?\xC2\xA0"},
+        {"\xFF\xE2\x82", 64, "???"},
+        {"\xE2\x82\xAC", 4, "\xE2\x82\xAC"},
+        {"\xE2\x82\xAC\xE2\x82\xAC", 7, "\xE2\x82\xAC\xE2\x82\xAC"},
+        {"\xE2\x82\xAC\xE2\x82\xAC\xE2\x82\xAC", 9, "\xE2\x82\xAC..."},
+        {"a\xE2\x82\xAC\xE2\x82\xAC", 7, "a..."},
+    };
+    for (size_t i = 0; i < LEN_OF(cases); i++) {
+        char *dst = repeat('X', cases[i].dst_len - 1); /* as long as is told, for the sanitizer */
+        assert_ptr_equal(mm_printable(cases[i].text, strlen(cases[i].text), dst, cases[i].dst_len),
+                         dst);
+        assert_string_equal(dst, cases[i].result);
+        free(dst);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_all_given),
+        cmocka_unit_test(test_good_values),
+        cmocka_unit_test(test_bad_values),
+        cmocka_unit_test(test_kafka_topic_length),
+        cmocka_unit_test(test_host_length),
+        cmocka_unit_test(test_many_brokers),
+        cmocka_unit_test(test_huge_values),
+        cmocka_unit_test(test_huge_value_of_the_environment),
+        cmocka_unit_test(test_absent_value_is_empty),
+        cmocka_unit_test(test_unknown_names),
+        cmocka_unit_test(test_huge_names),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_duplicate_of_huge_values),
+        cmocka_unit_test(test_every_mistake_is_reported),
+        cmocka_unit_test(test_option_before_environment),
+        cmocka_unit_test(test_option_hides_wrong_variable),
+        cmocka_unit_test(test_empty_variable_is_not_set),
+        cmocka_unit_test(test_environment_is_not_read_without_getenv),
+        cmocka_unit_test(test_variables_asked_for),
+        cmocka_unit_test(test_nobody_hears),
+        cmocka_unit_test(test_test_topic_switches_message_on),
+        cmocka_unit_test(test_misspelt_port),
+        cmocka_unit_test(test_level_fatal),
+        cmocka_unit_test(test_settings_without_meaning),
+        cmocka_unit_test(test_properties_are_kept_in_order),
+        cmocka_unit_test(test_refused_properties),
+        cmocka_unit_test(test_bad_property_names),
+        cmocka_unit_test(test_longest_property_name),
+        cmocka_unit_test(test_duplicate_property),
+        cmocka_unit_test(test_huge_property_value_is_kept),
+        cmocka_unit_test(test_secrets_are_never_shown),
+        cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_describe_is_bounded),
+        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_reference_write_error),
+        cmocka_unit_test(test_defaults_can_be_given),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_error_texts),
+        cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_printable),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
