@@ -1,0 +1,201 @@
+/* mm_metrics.h - counters, and the pages made of them.
+ *
+ * Each counter has one writer thread and is read by any. A block of counters belongs to its writer
+ * and fills whole cache lines. Nothing here takes a lock.
+ *
+ * The ledger: every message that passed the filter is in exactly one place,
+ *
+ *     received = delivered + dead_lettered + refused + dropped + in_spool
+ *
+ * where in_spool is not computed from the others: it is what was appended to each worker's shard,
+ * less what the worker took from there, plus what it holds unfinished. The difference is exported.
+ */
+#ifndef MM_METRICS_H
+#define MM_METRICS_H
+
+#include "mm_spool.h"
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MM_CACHE_LINE 64
+
+/* Add to a counter that only the calling thread writes: no locked instruction. */
+static inline void mm_counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+/* Set a gauge. */
+static inline void mm_gauge_set(_Atomic uint64_t *gauge, uint64_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
+static inline uint64_t mm_counter_get(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* Why a publish was refused (no acknowledgement was sent). */
+#define MM_REFUSED_REASONS(X)        \
+    X(MM_REFUSED_FULL, "spool_full") \
+    X(MM_REFUSED_TOO_LARGE, "too_large")
+
+/* Why a message was dropped (it was acknowledged, or was QoS 0). */
+#define MM_DROPPED_REASONS(X)             \
+    X(MM_DROPPED_QOS0, "qos0_spool_full") \
+    X(MM_DROPPED_NEWEST, "drop_newest")   \
+    X(MM_DROPPED_TOO_LARGE, "too_large")
+
+/* Why a message became a dead letter. */
+#define MM_DEAD_REASONS(X)            \
+    X(MM_DEAD_TOO_LARGE, "too_large") \
+    X(MM_DEAD_INVALID, "invalid")     \
+    X(MM_DEAD_UNREADABLE, "unreadable")
+
+enum mm_refused_reason {
+#define MM_X(name, text) name,
+    MM_REFUSED_REASONS(MM_X)
+#undef MM_X
+    MM_N_REFUSED
+};
+
+enum mm_dropped_reason {
+#define MM_X(name, text) name,
+    MM_DROPPED_REASONS(MM_X)
+#undef MM_X
+    MM_N_DROPPED
+};
+
+enum mm_dead_reason {
+#define MM_X(name, text) name,
+    MM_DEAD_REASONS(MM_X)
+#undef MM_X
+    MM_N_DEAD
+};
+
+/* What a worker is doing. */
+#define MM_WORKER_STATES(X)                                                                 \
+    X(MM_WORKER_RUNNING, "running")                                                         \
+    X(MM_WORKER_DRAINING, "draining")     /* after a failure, until nothing is in flight */ \
+    X(MM_WORKER_SINGLE, "single")         /* sending suspects one by one */                 \
+    X(MM_WORKER_PARKED, "parked")         /* waiting for the retry timer */                 \
+    X(MM_WORKER_RESTARTING, "restarting") /* waiting to make a new producer */              \
+    X(MM_WORKER_STOPPED, "stopped")
+
+enum mm_worker_state {
+#define MM_X(name, text) name,
+    MM_WORKER_STATES(MM_X)
+#undef MM_X
+    MM_N_WORKER_STATES
+};
+
+#define MM_HISTOGRAM_MAX 20
+
+/* Durations in ns, counted in buckets with fixed upper bounds. One writer. */
+struct mm_histogram
+{
+    _Atomic uint64_t count[MM_HISTOGRAM_MAX + 1]; /* the last one: above all bounds */
+    _Atomic uint64_t sum_ns;
+};
+
+/* Written by the broker thread. */
+struct mm_metrics_broker
+{
+    alignas(
+        MM_CACHE_LINE) _Atomic uint64_t received[3]; /* by QoS; messages that passed the filter */
+    _Atomic uint64_t received_bytes;                 /* of their payloads */
+    _Atomic uint64_t spooled;
+    _Atomic uint64_t refused[MM_N_REFUSED];
+    _Atomic uint64_t dropped[MM_N_DROPPED];
+    struct mm_histogram callback; /* time spent in the MESSAGE callback, one message in 64 */
+};
+
+/* Written by one worker. */
+struct mm_metrics_worker
+{
+    alignas(MM_CACHE_LINE) _Atomic uint64_t delivered;
+    _Atomic uint64_t delivered_bytes; /* of the Kafka values */
+    _Atomic uint64_t dead_lettered[MM_N_DEAD];
+    _Atomic uint64_t dropped_oldest;
+    _Atomic uint64_t retried;          /* records handed to Kafka's client again */
+    _Atomic uint64_t maybe_duplicated; /* of those, sent before without an answer */
+    _Atomic uint64_t kafka_errors;     /* failed delivery reports and connection losses */
+    _Atomic uint64_t producer_restarts;
+    _Atomic uint64_t test_messages;    /* delivered */
+    _Atomic uint64_t taken;            /* gauge: records of the shard read from the log */
+    _Atomic uint64_t held;             /* gauge: of those, not finished */
+    _Atomic uint64_t in_flight;        /* gauge: of those, in the Kafka client */
+    _Atomic uint64_t oldest_ms;        /* gauge: time of receipt of the oldest held; 0: none */
+    _Atomic uint64_t last_delivery_ms; /* gauge: since the epoch; 0: none yet */
+    _Atomic uint64_t kafka_up;         /* gauge: 0 or 1 */
+    _Atomic uint64_t kafka_was_up;     /* gauge: 1 once a connection or a delivery succeeded */
+    _Atomic uint64_t state;            /* gauge: enum mm_worker_state */
+    _Atomic uint64_t retry_at_ms;  /* gauge: next try of a parked topic, since the epoch; or 0 */
+    _Atomic uint64_t heartbeat_ns; /* gauge: CLOCK_MONOTONIC of the last loop */
+    struct mm_histogram latency;   /* receipt to delivery report */
+};
+
+struct mm_metrics;
+
+/* What does not change while the plugin runs. Strings are copied. */
+struct mm_metrics_info
+{
+    const char *version; /* ours */
+    const char *librdkafka;
+    const char *mosquitto;
+    uint32_t n_workers;
+};
+
+/* Thread: setup. Errors: MM_ENOMEM. */
+int mm_metrics_new(const struct mm_metrics_info *info, struct mm_metrics **out);
+
+/* Accepts NULL. Thread: setup. */
+void mm_metrics_free(struct mm_metrics *m);
+
+/* The broker thread's block; worker k's block. Valid until mm_metrics_free(). Thread: setup. */
+struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m);
+struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k);
+
+/* Count a duration. Thread: the histogram's writer. */
+void mm_histogram_callback(struct mm_histogram *h, uint64_t ns); /* 100 ns to 100 ms */
+void mm_histogram_latency(struct mm_histogram *h, uint64_t ns);  /* 1 ms to 1 h */
+
+/* All figures of one moment, added up. */
+struct mm_snapshot
+{
+    uint64_t received;
+    uint64_t delivered;
+    uint64_t dead_lettered;
+    uint64_t refused;
+    uint64_t dropped;
+    uint64_t in_spool;
+    int64_t ledger_difference; /* received less all the others; 0 whenever quiet */
+    uint64_t oldest_ms;        /* time of receipt of the oldest unfinished record; 0: none */
+    struct mm_spool_stats spool;
+    bool live;          /* every worker's loop turned in the last 30 s */
+    bool ready;         /* a record can be stored: the spool is not full and less than 90 % used */
+    bool healthy;       /* ready, and every worker reaches Kafka */
+    const char *reason; /* why not healthy, for people; "ok". Static. */
+};
+
+/* Thread: any. spool: the log whose figures belong to the page. */
+void mm_metrics_snapshot(const struct mm_metrics *m,
+                         const struct mm_spool *spool,
+                         struct mm_snapshot *out);
+
+/* The Prometheus text (format 0.0.4), with the five names of the Go program at its end. *text is
+ * malloc'ed, for the caller to free; *len without the final NUL.
+ *
+ * Thread: any. Errors: MM_ENOMEM. */
+int mm_metrics_text(const struct mm_metrics *m,
+                    const struct mm_spool *spool,
+                    char **text,
+                    size_t *len);
+
+#endif
