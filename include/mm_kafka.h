@@ -1,0 +1,127 @@
+/* mm_kafka.h - one producer.
+ *
+ * The only module that knows librdkafka. A producer is idempotent and strict: when a message fails
+ * in a way that would let a later one of the same partition overtake it, nothing more is sent, and
+ * mm_kafka_failed() says so (librdkafka's enable.gapless.guarantee). The caller then waits for the
+ * reports that are still out, makes a new producer and sends again from the oldest unfinished
+ * record.
+ *
+ * All callbacks run inside mm_kafka_poll() and mm_kafka_close(), on the caller's thread. */
+#ifndef MM_KAFKA_H
+#define MM_KAFKA_H
+
+#include "mm_config.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct mm_kafka;
+struct mm_log;
+
+/* What a delivery report means for its record. */
+enum mm_kafka_class {
+    MM_KAFKA_DELIVERED, /* the cluster has it */
+    MM_KAFKA_AGAIN,     /* nothing is wrong with it: send it again (it was purged) */
+    MM_KAFKA_WAIT,      /* refused for a reason that somebody can mend: keep it, try again later */
+    MM_KAFKA_SUSPECT,   /* it, or a neighbour in its batch, can never be stored: send it alone */
+};
+
+struct mm_kafka_report
+{
+    void *tag;        /* as given to mm_kafka_produce() */
+    size_t value_len; /* bytes */
+    enum mm_kafka_class class;
+    bool
+        maybe_persisted; /* not delivered as far as we know, but it was sent: a repeat may follow */
+    bool too_large;      /* SUSPECT because of its size */
+    const char *error;   /* the error's name, e.g. "MSG_SIZE_TOO_LARGE"; static */
+    const char *reason;  /* in words; static */
+};
+
+typedef void (*mm_kafka_report_fn)(void *arg, const struct mm_kafka_report *report);
+
+struct mm_kafka_options
+{
+    const struct mm_config *config; /* borrowed, for the life of the producer */
+    bool single; /* one message in a batch, and not strict: the judge of suspects */
+    mm_kafka_report_fn on_report;
+    void *arg;
+    struct mm_log *log; /* borrowed */
+};
+
+/* Make a producer. Connects in the background; never waits for the cluster.
+ *
+ * Thread: setup or worker; the threads that it makes inherit the caller's signal mask, so the
+ * caller has blocked all signals. Errors: MM_EKAFKA, errstr names the property and the reason;
+ * MM_ENOMEM. *out is NULL then. */
+int mm_kafka_new(const struct mm_kafka_options *opts,
+                 struct mm_kafka **out,
+                 char *errstr,
+                 size_t errstr_len);
+
+/* Forget what is queued, wait at most wait_ms for what is on the wire, report everything that is
+ * still out, and end the producer. Accepts NULL. Thread: the owner. */
+void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms);
+
+struct mm_kafka_message
+{
+    const char *topic; /* Kafka's; NUL-terminated */
+    const void *key;   /* NULL: none */
+    size_t key_len;
+    void *value; /* read only */
+    size_t value_len;
+    const char *id; /* for the header mm-id; NULL: no header */
+    size_t id_len;
+    uint64_t time_ms; /* since the epoch */
+    void *tag;        /* comes back in the report */
+};
+
+/* Hand a message to the client, which copies it. Its end is a report, and only that, when 0 is
+ * returned; there is no report otherwise.
+ *
+ * Thread: the owner.
+ * Errors: MM_EAGAIN, the client's queue is full: poll and try again; MM_EKAFKA, refused on the
+ * spot, *report says what it means (tag is set). */
+int mm_kafka_produce(struct mm_kafka *k,
+                     const struct mm_kafka_message *m,
+                     struct mm_kafka_report *report);
+
+/* Serve callbacks; waits at most timeout_ms for one. Thread: the owner. */
+void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms);
+
+/* Take back what was not sent yet: reports follow with MM_KAFKA_AGAIN. After this the producer must
+ * not be used for new messages (their sequence would have a gap). Thread: the owner. */
+void mm_kafka_take_back(struct mm_kafka *k);
+
+/* Has the producer stopped for good? Then *error and *reason say why (static or valid as long as
+ * the producer); *strict tells that it stopped because a message failed, not because of itself.
+ *
+ * Thread: the owner. */
+bool mm_kafka_failed(struct mm_kafka *k, const char **error, const char **reason, bool *strict);
+
+/* Is a connection to the cluster known to be up? From the client's events and its statistics once a
+ * second. Thread: the owner. */
+bool mm_kafka_up(const struct mm_kafka *k);
+
+/* Messages handed over whose report is still to come. Thread: the owner. */
+uint64_t mm_kafka_n_out(const struct mm_kafka *k);
+
+/* The largest message, in bytes, that the client takes (message.max.bytes). Thread: the owner. */
+size_t mm_kafka_max_message(const struct mm_kafka *k);
+
+/* Connection losses and refused connections since the producer was made. Thread: the owner. */
+uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
+
+/* The last error of the connection in words, "" when there was none. Valid until the next poll.
+ *
+ * Thread: the owner. */
+const char *mm_kafka_last_error(const struct mm_kafka *k);
+
+/* The client library's version as it runs, e.g. "2.0.2", and as a number (0x020002ff).
+ *
+ * Thread: any. */
+const char *mm_kafka_version(void);
+int mm_kafka_version_number(void);
+
+#endif

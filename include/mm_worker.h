@@ -1,0 +1,62 @@
+/* mm_worker.h - a worker: from the log into Kafka.
+ *
+ * A thread that takes the records of its shard from the log, in order, hands them to a Kafka
+ * producer of its own and finishes each by its delivery report, and by nothing else. What it has
+ * taken and not finished is its *window*: records that wait to be sent, are in flight, or are done
+ * behind one that is not. When a record fails, the worker lets nothing overtake it:
+ *
+ *     running     sends; any failure leads to
+ *     draining    nothing is sent, unsent messages are taken back, reports are awaited; then
+ *     single      suspects and what lies between them are sent one by one; who fails again alone is
+ * a dead letter; then running with a new producer parked      the topic is refused for a reason
+ * that somebody can mend: after kafka_retry_interval the first record is tried alone, then all
+ * follow restarting  the producer itself failed: a new one, after 0, 1, 2, 4 ... 30 s
+ *
+ * In all but the first, sending goes on at the oldest record that is not finished. Kafka simply
+ * being away is none of these: the producer keeps trying and the worker waits. */
+#ifndef MM_WORKER_H
+#define MM_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct mm_config;
+struct mm_dead;
+struct mm_format;
+struct mm_log;
+struct mm_metrics_worker;
+struct mm_spool;
+struct mm_worker;
+
+/* All pointers are borrowed and must outlive the worker. */
+struct mm_worker_options
+{
+    uint32_t index; /* the shard: 0 <= index < the log's n_readers */
+    const struct mm_config *config;
+    const struct mm_format *format;
+    struct mm_spool *spool;
+    struct mm_metrics_worker *metrics;
+    struct mm_dead *dead;
+    struct mm_log *log;
+};
+
+/* Make the producer and start the thread, which blocks all signals.
+ *
+ * Thread: setup. Errors: MM_EKAFKA, a setting is refused by the Kafka client; MM_ENOMEM;
+ * MM_ETHREAD; errstr has the reason. *out is NULL then. */
+int mm_worker_start(const struct mm_worker_options *opts,
+                    struct mm_worker **out,
+                    char *errstr,
+                    size_t errstr_len);
+
+/* Ask the worker to deliver what the log still holds, until drain_ms have passed, and then to end.
+ * Returns at once. Thread: setup. */
+void mm_worker_stop(struct mm_worker *w, uint32_t drain_ms);
+
+/* Wait for the thread, at most timeout_ms, and free the worker. False: the thread did not end (the
+ * Kafka client hangs, in name resolution for instance); it and all that was lent to it must be left
+ * alone until the process ends. Accepts NULL. Thread: setup. */
+bool mm_worker_join(struct mm_worker *w, uint32_t timeout_ms);
+
+#endif
