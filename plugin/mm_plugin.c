@@ -1,0 +1,519 @@
+/* mm_plugin.c - the door between Mosquitto and Metamorphosis.
+ *
+ * The only file that knows the broker. Everything here runs on the broker's one thread. The way of
+ * a message is on_message(); what is made in init is undone by stop_all(), in reverse, whether init
+ * fails half-way or the broker ends. */
+#include "mm_config.h"
+#include "mm_dead.h"
+#include "mm_error.h"
+#include "mm_filter.h"
+#include "mm_format.h"
+#include "mm_http.h"
+#include "mm_kafka.h"
+#include "mm_log.h"
+#include "mm_metrics.h"
+#include "mm_spool.h"
+#include "mm_version.h"
+#include "mm_worker.h"
+
+#include <inttypes.h>
+#include <mosquitto.h>
+#include <mosquitto_broker.h>
+#include <mosquitto_plugin.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* A publish in so many is timed, for the histogram of the callback. A power of two. */
+#define TIMED_EVERY 64
+
+#define DEAD_LETTER_BYTES ((size_t)16 * 1024 * 1024)
+
+/* The stop: at most DRAIN_MS to deliver what is left, and the rest for the Kafka client to end. */
+#define DRAIN_MS 5000
+#define STOP_MS UINT64_C(9000)
+
+#define REFUSAL_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
+
+/* Mosquitto 2.1 and later has it, 2.0 does not: it tells the two apart. */
+extern int mosquitto_plugin_set_info(mosquitto_plugin_id_t *id,
+                                     const char *name,
+                                     const char *version) __attribute__((weak));
+
+/* Its value, for headers of Mosquitto 2.0, which lack the name. 2.1 makes 0x97 of it for MQTT 5,
+ * but a plain acknowledgement for MQTT 3.1.1; 2.0 closes the connection. */
+#define ERR_QUOTA_EXCEEDED (-6)
+
+struct mm
+{
+    mosquitto_plugin_id_t *id;
+    bool broker_2_1;
+    struct mm_config *config;
+    struct mm_log *log;
+    struct mm_spool *spool;
+    struct mm_format *format;
+    struct mm_dead *dead;
+    struct mm_metrics *metrics;
+    struct mm_http *http;
+    struct mm_worker *workers[MM_CONFIG_WORKERS_MAX];
+
+    struct mm_metrics_broker *counters;
+    uint64_t n_messages; /* that passed the filter */
+    struct mm_log_limit full_limit;
+    struct mm_log_limit too_large_limit;
+};
+
+/* One copy of the code is in the process however often the broker loads it, and one instance is all
+ * that it can serve: a second plugin line would double every message. */
+static atomic_flag loaded = ATOMIC_FLAG_INIT;
+
+/* --- logging ------------------------------------------------------------------------------------
+ */
+
+static void print_line(void *arg, enum mm_log_level level, const char *line)
+{
+    (void)arg;
+    static const int levels[] = {MOSQ_LOG_DEBUG, MOSQ_LOG_DEBUG, MOSQ_LOG_INFO, MOSQ_LOG_WARNING,
+                                 MOSQ_LOG_ERR};
+    mosquitto_log_printf(levels[level], "metamorphosis: %s", line);
+}
+
+static void report_finding(void *arg, enum mm_log_level level, const char *line)
+{
+    print_line(arg, level, line);
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* --- a message ----------------------------------------------------------------------------------
+ */
+
+static void log_full(struct mm *mm)
+{
+    uint64_t n_held = 0;
+    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+    if (!mm_log_allowed(&mm->full_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
+        return;
+    }
+    struct mm_snapshot shot;
+    mm_metrics_snapshot(mm->metrics, mm->spool, &shot);
+    uint64_t now_ms = clock_ns(CLOCK_REALTIME) / 1000000;
+    uint64_t age_s =
+        shot.oldest_ms == 0 || shot.oldest_ms > now_ms ? 0 : (now_ms - shot.oldest_ms) / 1000;
+    mm_log_write(mm->log, MM_LOG_WARN,
+                 "the spool in memory is full (spool_max_bytes %" PRIu64 ", %" PRIu64
+                 " messages, the oldest from %" PRIu64 " s ago): %s, %" PRIu64
+                 " more since the last such line",
+                 shot.spool.limit_bytes, shot.in_spool, age_s,
+                 mm->config->when_full == MM_WHEN_FULL_DROP_NEWEST
+                     ? "new messages are dropped (when_full drop_newest)"
+                     : "publishers with QoS 1 and 2 are refused, QoS 0 is dropped",
+                 n_held);
+}
+
+static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
+{
+    uint64_t n_held = 0;
+    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+    if (mm_log_allowed(&mm->too_large_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(mm->log, MM_LOG_WARN,
+                     "a message of %u bytes on topic \"%.128s\" can never fit into spool_max_bytes "
+                     "%" PRIu64
+                     "; message_size_limit or max_packet_size in mosquitto.conf keep such messages "
+                     "away; %" PRIu64 " more since the last such line",
+                     ev->payloadlen, ev->topic, mm->config->spool_max_bytes, n_held);
+    }
+}
+
+/* A publish that was not stored: what the broker shall answer.
+ *
+ * A code that makes the broker acknowledge to an MQTT 3.1.1 client (ACL_DENIED always,
+ * QUOTA_EXCEEDED on 2.1) is never returned to one: it would take the message for delivered. UNKNOWN
+ * closes the connection without an acknowledgement, and the client sends again. */
+static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err)
+{
+    bool too_large = err == MM_ETOOBIG;
+    if (too_large) {
+        log_too_large(mm, ev);
+    } else {
+        log_full(mm);
+    }
+    if (ev->qos == 0 || mm->config->when_full == MM_WHEN_FULL_DROP_NEWEST) {
+        enum mm_dropped_reason reason = too_large      ? MM_DROPPED_TOO_LARGE
+                                        : ev->qos == 0 ? MM_DROPPED_QOS0
+                                                       : MM_DROPPED_NEWEST;
+        mm_counter_add(&mm->counters->dropped[reason], 1);
+        return MOSQ_ERR_SUCCESS; /* the broker's own subscribers get it all the same */
+    }
+    mm_counter_add(&mm->counters->refused[too_large ? MM_REFUSED_TOO_LARGE : MM_REFUSED_FULL], 1);
+    if (mm->config->refuse_v5 == MM_REFUSE_REASON_CODE && mm->broker_2_1 &&
+        mosquitto_client_protocol_version(ev->client) == 5) {
+        return ERR_QUOTA_EXCEEDED;
+    }
+    return MOSQ_ERR_UNKNOWN;
+}
+
+/* Store one message that passed the filter. */
+static int store(struct mm *mm, const struct mosquitto_evt_message *ev, size_t topic_len)
+{
+    struct mm_record record = {
+        .time_ms = clock_ns(CLOCK_REALTIME) / 1000000,
+        .flags = (uint8_t)(ev->qos | (ev->retain ? MM_RECORD_RETAIN : 0)),
+        .type = MM_RECORD_MESSAGE,
+        .topic_len = (uint16_t)topic_len,
+        .payload_len = ev->payloadlen,
+        .topic = ev->topic,
+        .payload = ev->payload,
+    };
+    mm_counter_add(&mm->counters->received[ev->qos <= 2 ? ev->qos : 2], 1);
+    mm_counter_add(&mm->counters->received_bytes, ev->payloadlen);
+    int err = mm_spool_append(mm->spool, &record);
+    if (err != 0) {
+        return refuse(mm, ev, err);
+    }
+    mm_counter_add(&mm->counters->spooled, 1);
+    return MOSQ_ERR_SUCCESS;
+}
+
+/* MOSQ_EVT_MESSAGE: after the write ACL, before the acknowledgement. MOSQ_ERR_SUCCESS lets the
+ * broker acknowledge, so it is returned only for what is stored, or not to be stored. */
+static int on_message(int event, void *event_data, void *userdata)
+{
+    (void)event;
+    struct mm *mm = userdata;
+    const struct mosquitto_evt_message *ev = event_data;
+    mm_log_drain(mm->log, print_line, NULL);
+    size_t topic_len = strlen(ev->topic);
+    if (!mm_filter_set_match(mm->config->filters, ev->topic, topic_len)) {
+        return MOSQ_ERR_SUCCESS;
+    }
+    if ((mm->n_messages++ & (TIMED_EVERY - 1)) != 0) {
+        return store(mm, ev, topic_len);
+    }
+    uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+    int answer = store(mm, ev, topic_len);
+    mm_histogram_callback(&mm->counters->callback, clock_ns(CLOCK_MONOTONIC) - start_ns);
+    return answer;
+}
+
+/* MOSQ_EVT_TICK: for the log alone. Nothing else may depend on it, since an idle broker may not
+ * tick for long. */
+static int on_tick(int event, void *event_data, void *userdata)
+{
+    (void)event;
+    struct mm *mm = userdata;
+    struct mosquitto_evt_tick *ev = event_data;
+    mm_log_drain(mm->log, print_line, NULL);
+    if (mm->broker_2_1) {
+        ev->next_ns = 100; /* in 2.1 the field is next_ms */
+    }
+    return MOSQ_ERR_SUCCESS;
+}
+
+/* MOSQ_EVT_RELOAD: the broker gives no options here. Any other answer than SUCCESS would make 2.0
+ * drop its ACL file and 2.1 stop. */
+static int on_reload(int event, void *event_data, void *userdata)
+{
+    (void)event;
+    (void)event_data;
+    struct mm *mm = userdata;
+    mm_log_write(mm->log, MM_LOG_INFO,
+                 "reload: the options of the plugin are read at the start of the broker only");
+    mm_log_drain(mm->log, print_line, NULL);
+    return MOSQ_ERR_SUCCESS;
+}
+
+static const struct
+{
+    int event;
+    MOSQ_FUNC_generic_callback callback;
+} events[] = {
+    {MOSQ_EVT_MESSAGE, on_message},
+    {MOSQ_EVT_TICK, on_tick},
+    {MOSQ_EVT_RELOAD, on_reload},
+};
+
+#define N_EVENTS (sizeof events / sizeof events[0])
+
+/* --- start and stop -----------------------------------------------------------------------------
+ */
+
+static const char *read_environment(void *arg, const char *name)
+{
+    (void)arg;
+    return getenv(name);
+}
+
+static int fail(const char *errstr)
+{
+    print_line(NULL, MM_LOG_ERROR, errstr);
+    return MOSQ_ERR_UNKNOWN;
+}
+
+static int read_config(struct mm *mm, const struct mosquitto_opt *opts, int n_opts)
+{
+    struct mm_option *options = calloc((size_t)n_opts + 1, sizeof *options);
+    if (options == NULL) {
+        return MM_ENOMEM;
+    }
+    for (int i = 0; i < n_opts; i++) {
+        options[i].name = opts[i].key;
+        options[i].value = opts[i].value;
+    }
+    struct mm_config_source source = {
+        .options = options,
+        .n_options = (size_t)n_opts,
+        .getenv = read_environment,
+        .report = report_finding,
+    };
+    int err = mm_config_new(&source, &mm->config);
+    free(options);
+    return err;
+}
+
+static int start_workers(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    for (uint32_t k = 0; k < mm->config->kafka_workers; k++) {
+        struct mm_worker_options opts = {
+            .index = k,
+            .config = mm->config,
+            .format = mm->format,
+            .spool = mm->spool,
+            .metrics = mm_metrics_worker(mm->metrics, k),
+            .dead = mm->dead,
+            .log = mm->log,
+        };
+        int err = mm_worker_start(&opts, &mm->workers[k], errstr, errstr_len);
+        if (err != 0) {
+            return err;
+        }
+    }
+    return 0;
+}
+
+static int start_http(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    if (mm->config->health_port == 0) {
+        return 0;
+    }
+    struct mm_http_options opts = {
+        .address = mm->config->health_address,
+        .port = mm->config->health_port,
+        .metrics = mm->metrics,
+        .spool = mm->spool,
+        .dead = mm->dead,
+        .log = mm->log,
+    };
+    /* The broker's signals are the broker's: the server's thread inherits a full mask. */
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = mm_http_start(&opts, &mm->http, errstr, errstr_len);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return err;
+}
+
+/* Make everything between the settings and the first message. */
+static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    const struct mm_config *config = mm->config;
+    struct mm_spool_options spool = {
+        .max_bytes = config->spool_max_bytes,
+        .n_readers = config->kafka_workers,
+        .drop_oldest = config->when_full == MM_WHEN_FULL_DROP_OLDEST,
+    };
+    struct mm_metrics_info info = {
+        .version = MM_VERSION,
+        .librdkafka = mm_kafka_version(),
+        .mosquitto = mm->broker_2_1 ? "2.1" : "2.0",
+        .n_workers = config->kafka_workers,
+    };
+    snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+    int err = mm_log_new(config->log_level, &mm->log);
+    if (err == 0) {
+        err = mm_metrics_new(&info, &mm->metrics);
+    }
+    if (err == 0) {
+        mm->counters = mm_metrics_broker(mm->metrics);
+        err = mm_format_new(config->json_topic_name, config->json_content_name, &mm->format);
+    }
+    if (err == 0) {
+        err = mm_spool_open(&spool, &mm->spool, errstr, errstr_len);
+    }
+    if (err == 0) {
+        err = mm_dead_new(DEAD_LETTER_BYTES, mm_spool_uuid(mm->spool), &mm->dead);
+    }
+    if (err == 0) {
+        err = start_http(mm, errstr, errstr_len);
+    }
+    if (err == 0) {
+        err = start_workers(mm, errstr, errstr_len);
+    }
+    return err;
+}
+
+/* False: a worker's thread did not end in time. */
+static bool stop_workers(struct mm *mm, uint32_t drain_ms)
+{
+    uint64_t end_ns = clock_ns(CLOCK_MONOTONIC) + STOP_MS * 1000000;
+    bool all = true;
+    for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
+        mm_worker_stop(mm->workers[k], drain_ms);
+    }
+    if (mm->spool != NULL) {
+        mm_spool_wake(mm->spool);
+    }
+    for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
+        uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+        uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / 1000000 : 0;
+        all = mm_worker_join(mm->workers[k], (uint32_t)left_ms) && all;
+    }
+    return all;
+}
+
+/* Say what becomes of that which Kafka did not take. */
+static void log_farewell(struct mm *mm)
+{
+    struct mm_snapshot shot;
+    mm_metrics_snapshot(mm->metrics, mm->spool, &shot);
+    mm_log_write(mm->log, shot.in_spool > 0 ? MM_LOG_WARN : MM_LOG_INFO,
+                 "stopped: %" PRIu64 " messages received, %" PRIu64 " delivered, %" PRIu64
+                 " dead letters, %" PRIu64 " refused, %" PRIu64 " dropped; %" PRIu64
+                 " were still in the spool in memory%s",
+                 shot.received, shot.delivered, shot.dead_lettered, shot.refused, shot.dropped,
+                 shot.in_spool, shot.in_spool > 0 ? " and are lost" : "");
+    struct mm_dead_stats dead;
+    mm_dead_stats(mm->dead, &dead);
+    if (dead.n_letters > 0) {
+        mm_log_write(mm->log, MM_LOG_WARN,
+                     "%" PRIu64 " dead letters in memory are lost with this process",
+                     dead.n_letters);
+    }
+}
+
+static void stop_all(struct mm *mm, uint32_t drain_ms)
+{
+    bool joined = stop_workers(mm, drain_ms);
+    mm_http_stop(mm->http);
+    if (mm->dead != NULL && mm->spool != NULL) {
+        log_farewell(mm);
+    }
+    mm_log_drain(mm->log, print_line, NULL);
+    if (!joined) {
+        /* The code stays mapped (the module is linked nodelete), and so must what the thread uses.
+         */
+        print_line(NULL, MM_LOG_ERROR,
+                   "a worker thread did not end in time; it is left behind until the process ends");
+        return;
+    }
+    mm_dead_free(mm->dead);
+    mm_spool_close(mm->spool);
+    mm_format_free(mm->format);
+    mm_metrics_free(mm->metrics);
+    mm_log_free(mm->log);
+    mm_config_free(mm->config);
+    free(mm);
+    atomic_flag_clear(&loaded);
+}
+
+static void unregister_events(struct mm *mm, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        mosquitto_callback_unregister(mm->id, events[i].event, events[i].callback, NULL);
+    }
+}
+
+static int register_events(struct mm *mm)
+{
+    for (size_t i = 0; i < N_EVENTS; i++) {
+        int err =
+            mosquitto_callback_register(mm->id, events[i].event, events[i].callback, NULL, mm);
+        if (err != MOSQ_ERR_SUCCESS) {
+            unregister_events(mm, i);
+            return err;
+        }
+    }
+    return MOSQ_ERR_SUCCESS;
+}
+
+/* --- the broker's entry points ------------------------------------------------------------------
+ */
+
+EXPORT int mosquitto_plugin_version(int supported_version_count, const int *supported_versions)
+{
+    for (int i = 0; i < supported_version_count; i++) {
+        if (supported_versions[i] == MOSQ_PLUGIN_VERSION) {
+            return MOSQ_PLUGIN_VERSION;
+        }
+    }
+    return -1;
+}
+
+EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
+                                 void **userdata,
+                                 struct mosquitto_opt *options,
+                                 int option_count)
+{
+    *userdata = NULL;
+    if (atomic_flag_test_and_set(&loaded)) {
+        return fail(
+            "the plugin is loaded twice; one plugin line is enough, and two would carry "
+            "every message twice");
+    }
+    struct mm *mm = calloc(1, sizeof *mm);
+    if (mm == NULL) {
+        atomic_flag_clear(&loaded);
+        return fail(mm_strerror(MM_ENOMEM));
+    }
+    mm->id = identifier;
+    mm->broker_2_1 = mosquitto_plugin_set_info != NULL;
+    if (mm->broker_2_1) {
+        mosquitto_plugin_set_info(identifier, "metamorphosis", MM_VERSION);
+    }
+    int err = read_config(mm, options, option_count);
+    if (err != 0) {
+        stop_all(mm, 0);
+        return fail(err == MM_EINVAL ? "not started: the options above are to be mended"
+                                     : mm_strerror(err));
+    }
+    char text[1024];
+    err = start_all(mm, text, sizeof text);
+    if (err == 0 && register_events(mm) != MOSQ_ERR_SUCCESS) {
+        snprintf(text, sizeof text, "the broker did not accept the plugin's callbacks");
+        err = MM_EINVAL;
+    }
+    if (err != 0) {
+        stop_all(mm, 0);
+        return fail(text);
+    }
+    mm_config_describe(mm->config, text, sizeof text);
+    mosquitto_log_printf(MOSQ_LOG_INFO, "metamorphosis: version %s, librdkafka %s: %s", MM_VERSION,
+                         mm_kafka_version(), text);
+    *userdata = mm;
+    return MOSQ_ERR_SUCCESS;
+}
+
+/* Mosquitto 2.1 also comes here after an init that failed: *userdata is NULL then. */
+EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *options, int option_count)
+{
+    (void)options;
+    (void)option_count;
+    struct mm *mm = userdata;
+    if (mm == NULL) {
+        return MOSQ_ERR_SUCCESS;
+    }
+    unregister_events(mm, N_EVENTS);
+    stop_all(mm, DRAIN_MS);
+    return MOSQ_ERR_SUCCESS;
+}

@@ -1,0 +1,91 @@
+/* metamorphosis - the command-line tool.
+ *
+ * Exit codes: 0 good, 1 something bad was found or happened, 2 wrong use. */
+#include "mm_config.h"
+#include "mm_kafka.h"
+#include "mm_version.h"
+#include "mock_kafka.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct command
+{
+    const char *name;
+    const char *usage;
+    const char *what;
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+};
+
+static int run_version(int argc, char **argv)
+{
+    (void)argv;
+    if (argc > 1) {
+        return 2;
+    }
+    printf("metamorphosis %s (librdkafka %s)\n", MM_VERSION, mm_kafka_version());
+    return 0;
+}
+
+static int run_options(int argc, char **argv)
+{
+    (void)argv;
+    if (argc > 1) {
+        return 2;
+    }
+    return mm_config_write_reference(stdout) == 0 ? 0 : 1;
+}
+
+static const struct command commands[] = {
+    {"mock-kafka", MOCK_KAFKA_USAGE,
+     "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
+     run_mock_kafka},
+    {"options", "", "print the option reference (Markdown)", run_options},
+    {"version", "", "print the version", run_version},
+};
+
+#define N_COMMANDS (sizeof commands / sizeof commands[0])
+
+static void print_help(FILE *stream)
+{
+    fprintf(stream, "usage: metamorphosis COMMAND [ARGUMENTS]\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        fprintf(stream, "  %s %s\n      %s\n", commands[i].name, commands[i].usage,
+                commands[i].what);
+    }
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        print_help(stdout);
+        return 0;
+    }
+    const struct command *command =
+        find_command(strcmp(argv[1], "--version") == 0 ? "version" : argv[1]);
+    if (command == NULL) {
+        fprintf(stderr, "metamorphosis: unknown command \"%s\"\n", argv[1]);
+        print_help(stderr);
+        return 2;
+    }
+    int result = command->run(argc - 1, argv + 1);
+    if (result == 2) {
+        fprintf(stderr, "usage: metamorphosis %s %s\n", command->name, command->usage);
+    }
+    return result;
+}
