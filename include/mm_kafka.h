@@ -69,7 +69,7 @@ struct mm_kafka_message
     const char *topic; /* Kafka's; NUL-terminated */
     const void *key;   /* NULL: none */
     size_t key_len;
-    void *value; /* read only */
+    const void *value;
     size_t value_len;
     const char *id; /* for the header mm-id; NULL: no header */
     size_t id_len;

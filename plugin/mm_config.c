@@ -7,6 +7,7 @@
 
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_text.h"
 
 #include <arpa/inet.h>
 #include <assert.h>

@@ -356,6 +356,14 @@ static rd_kafka_topic_t *topic_handle(struct mm_kafka *k, const char *name)
     return handle;
 }
 
+/* For parameters of librdkafka that are not const but only read, thanks to RD_KAFKA_MSG_F_COPY. */
+static void *unconst(const void *p)
+{
+    void *same;
+    memcpy(&same, &p, sizeof same);
+    return same;
+}
+
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report)
@@ -365,25 +373,25 @@ int mm_kafka_produce(struct mm_kafka *k,
         fill_report(report, rd_kafka_last_error(), m->tag);
         return MM_EKAFKA;
     }
-    rd_kafka_resp_err_t err;
-    if (m->id != NULL) {
-        err = rd_kafka_producev(
-            k->rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_PARTITION(RD_KAFKA_PARTITION_UA),
-            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_VALUE(m->value, m->value_len),
-            RD_KAFKA_V_KEY(m->key, m->key_len), RD_KAFKA_V_TIMESTAMP((int64_t)m->time_ms),
-            RD_KAFKA_V_HEADER("mm-id", m->id, (ssize_t)m->id_len), RD_KAFKA_V_OPAQUE(m->tag),
-            RD_KAFKA_V_END);
-    } else {
-        err = rd_kafka_producev(
-            k->rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_PARTITION(RD_KAFKA_PARTITION_UA),
-            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_VALUE(m->value, m->value_len),
-            RD_KAFKA_V_KEY(m->key, m->key_len), RD_KAFKA_V_TIMESTAMP((int64_t)m->time_ms),
-            RD_KAFKA_V_OPAQUE(m->tag), RD_KAFKA_V_END);
-    }
-    if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    rd_kafka_vu_t parts[] = {
+        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = topic},
+        {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = RD_KAFKA_PARTITION_UA},
+        {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {.ptr = unconst(m->value), .size = m->value_len}},
+        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {.ptr = unconst(m->key), .size = m->key_len}},
+        {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = (int64_t)m->time_ms},
+        {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = m->tag},
+        {.vtype = RD_KAFKA_VTYPE_HEADER,
+         .u.header = {.name = "mm-id", .val = m->id, .size = (ssize_t)m->id_len}},
+    };
+    size_t n_parts = sizeof parts / sizeof parts[0] - (m->id == NULL ? 1 : 0);
+    rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, n_parts);
+    if (error == NULL) {
         k->n_out++;
         return 0;
     }
+    rd_kafka_resp_err_t err = rd_kafka_error_code(error);
+    rd_kafka_error_destroy(error);
     if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
         return MM_EAGAIN;
     }

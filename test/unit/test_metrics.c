@@ -421,7 +421,7 @@ static void test_states_and_times_of_the_workers(void **state)
         mm_gauge_set(&w->oldest_ms, k == 2 ? 0 : 1700000000500 - k);
         mm_gauge_set(&w->last_delivery_ms, 1700000000042 + k % 4);
         mm_gauge_set(&w->retry_at_ms, k == 3 ? 1700000009007 : 0);
-        mm_gauge_set(&w->in_flight, k * 10);
+        mm_gauge_set(&w->in_flight, UINT64_C(10) * k);
         mm_counter_add(&w->delivered, k);
     }
     char *page = page_of(m, s);
@@ -548,7 +548,7 @@ static void read_comment(const char *line, struct family *families, size_t *n)
         }
         assert_int_equal(name_len(name), strlen(name));
         assert_true(strlen(line) > strlen("# HELP ") + strlen(name) + 10);
-        strcpy(families[(*n)++].name, name);
+        memcpy(families[(*n)++].name, name, sizeof name);
         return;
     }
     assert_int_equal(sscanf(line, "# TYPE %99s %19s", name, type), 2);
@@ -557,7 +557,7 @@ static void read_comment(const char *line, struct family *families, size_t *n)
     assert_string_equal(f->type, "");
     assert_true(strcmp(type, "counter") == 0 || strcmp(type, "gauge") == 0 ||
                 strcmp(type, "histogram") == 0);
-    strcpy(f->type, type);
+    memcpy(f->type, type, sizeof type);
 }
 
 static void read_sample(const char *line, struct family *f)

@@ -1,0 +1,28 @@
+/* mm_text.h - text from outside: is it UTF-8, and how to show it to people. Pure functions. */
+#ifndef MM_TEXT_H
+#define MM_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Bytes of the UTF-8 character that text begins with, 1 to 4; 0 when it begins with none: len is 0,
+ * or the form is not well (RFC 3629: too long, a surrogate, above U+10FFFF, cut off).
+ *
+ * Thread: any. */
+size_t mm_utf8_len(const char *text, size_t len);
+
+/* Is it UTF-8 throughout? An empty text is. Thread: any. */
+bool mm_utf8_valid(const char *text, size_t len);
+
+/* Room for 64 bytes of foreign text, "..." and the NUL: what an error line has for a value. */
+#define MM_PRINTABLE_LEN 68
+
+/* Make text from outside (len bytes) fit to stand in a line for people: control characters and
+ * bytes that are no UTF-8 become '?', so that it can neither break the line nor fill it; what does
+ * not fit into dst is cut between two characters and ends in "...". dst_len is at least 4. Returns
+ * dst, always terminated.
+ *
+ * Thread: any. */
+char *mm_printable(const char *text, size_t len, char *dst, size_t dst_len);
+
+#endif

@@ -1,0 +1,94 @@
+#include "mm_text.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* The well-formed byte sequences (The Unicode Standard, table 3-7): the first byte decides the
+ * length and the range of the second byte; all later ones are 80..BF. */
+static const struct
+{
+    unsigned char first_min, first_max;
+    unsigned char second_min, second_max;
+    size_t len;
+} forms[] = {
+    {0x00, 0x7F, 0x00, 0x00, 1}, {0xC2, 0xDF, 0x80, 0xBF, 2}, {0xE0, 0xE0, 0xA0, 0xBF, 3},
+    {0xE1, 0xEC, 0x80, 0xBF, 3}, {0xED, 0xED, 0x80, 0x9F, 3}, {0xEE, 0xEF, 0x80, 0xBF, 3},
+    {0xF0, 0xF0, 0x90, 0xBF, 4}, {0xF1, 0xF3, 0x80, 0xBF, 4}, {0xF4, 0xF4, 0x80, 0x8F, 4},
+};
+
+static bool in_range(unsigned char byte, unsigned char min, unsigned char max)
+{
+    return byte >= min && byte <= max;
+}
+
+size_t mm_utf8_len(const char *text, size_t len)
+{
+    const unsigned char *bytes = (const unsigned char *)text;
+    for (size_t i = 0; len > 0 && i < sizeof forms / sizeof forms[0]; i++) {
+        if (!in_range(bytes[0], forms[i].first_min, forms[i].first_max)) {
+            continue;
+        }
+        if (forms[i].len > len) {
+            return 0;
+        }
+        if (forms[i].len > 1 && !in_range(bytes[1], forms[i].second_min, forms[i].second_max)) {
+            return 0;
+        }
+        for (size_t k = 2; k < forms[i].len; k++) {
+            if (!in_range(bytes[k], 0x80, 0xBF)) {
+                return 0;
+            }
+        }
+        return forms[i].len;
+    }
+    return 0;
+}
+
+bool mm_utf8_valid(const char *text, size_t len)
+{
+    for (size_t pos = 0; pos < len;) {
+        size_t char_len = mm_utf8_len(text + pos, len - pos);
+        if (char_len == 0) {
+            return false;
+        }
+        pos += char_len;
+    }
+    return true;
+}
+
+/* U+0000..U+001F, U+007F and U+0080..U+009F (a well-formed C2 80 to C2 9F). */
+static bool is_control(const char *text)
+{
+    unsigned char first = (unsigned char)text[0];
+    return first < 0x20 || first == 0x7F || (first == 0xC2 && (unsigned char)text[1] < 0xA0);
+}
+
+char *mm_printable(const char *text, size_t len, char *dst, size_t dst_len)
+{
+    static const char more[] = "...";
+    assert(dst_len >= sizeof more);
+    size_t room = dst_len - 1;
+    size_t used = 0;
+    size_t cut = 0; /* where "..." goes if the text turns out too long */
+    for (size_t pos = 0; pos < len;) {
+        size_t char_len = mm_utf8_len(text + pos, len - pos);
+        bool shown = char_len > 0 && !is_control(text + pos);
+        size_t out_len = shown ? char_len : 1;
+        if (used + out_len > room) {
+            memcpy(dst + cut, more, sizeof more);
+            return dst;
+        }
+        if (shown) {
+            memcpy(dst + used, text + pos, out_len);
+        } else {
+            dst[used] = '?';
+        }
+        used += out_len;
+        if (used + sizeof more - 1 <= room) {
+            cut = used;
+        }
+        pos += char_len > 0 ? char_len : 1;
+    }
+    dst[used] = '\0';
+    return dst;
+}
