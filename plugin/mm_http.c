@@ -38,11 +38,10 @@
 #define ACCEPT_BATCH 16
 #define EVICT_AT (MAX_CONNECTIONS - ACCEPT_BATCH)
 
+/* A request that does not fit into the memory is answered 414 or 431 by the library. */
 #define INACTIVITY_S 3
 #define LIFETIME_NS (10 * UINT64_C(1000000000))
-#define MEMORY_PER_CONNECTION                            \
-    8192 /* longer requests: 414 and 431, by the library \
-          */
+#define MEMORY_PER_CONNECTION 8192
 
 /* Pages that clients are slow to fetch may hold so much memory together, and one page more. */
 #define MAX_PAGE_BYTES ((size_t)64 * 1024 * 1024)

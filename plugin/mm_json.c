@@ -1,6 +1,7 @@
 #include "mm_json.h"
 
 #include "mm_error.h"
+#include "mm_text.h"
 
 #include <cjson/cJSON.h>
 #include <string.h>
@@ -61,38 +62,6 @@ int mm_json_kafka_stats(const char *json, size_t len, struct mm_kafka_stats *out
 /* --- writing ------------------------------------------------------------------------------------
  */
 
-/* Bytes of the valid UTF-8 sequence at p (RFC 3629, section 4), or 0. */
-static size_t utf8_len(const unsigned char *p, size_t avail)
-{
-    /* The second byte's range shuts out long forms, surrogates and what is above U+10FFFF. */
-    unsigned char low = 0x80;
-    unsigned char high = 0xBF;
-    size_t len = 0;
-    if (p[0] < 0x80) {
-        return 1;
-    }
-    if (p[0] >= 0xC2 && p[0] <= 0xDF) {
-        len = 2;
-    } else if (p[0] >= 0xE0 && p[0] <= 0xEF) {
-        len = 3;
-        low = p[0] == 0xE0 ? 0xA0 : 0x80;
-        high = p[0] == 0xED ? 0x9F : 0xBF;
-    } else if (p[0] >= 0xF0 && p[0] <= 0xF4) {
-        len = 4;
-        low = p[0] == 0xF0 ? 0x90 : 0x80;
-        high = p[0] == 0xF4 ? 0x8F : 0xBF;
-    }
-    if (len == 0 || len > avail || p[1] < low || p[1] > high) {
-        return 0;
-    }
-    for (size_t i = 2; i < len; i++) {
-        if ((p[i] & 0xC0) != 0x80) {
-            return 0;
-        }
-    }
-    return len;
-}
-
 static void write_ascii(FILE *out, unsigned char c)
 {
     if (c == '"' || c == '\\') {
@@ -107,17 +76,16 @@ static void write_ascii(FILE *out, unsigned char c)
 
 void mm_json_write_string(FILE *out, const char *text, size_t len)
 {
-    const unsigned char *p = (const unsigned char *)text;
     fputc('"', out);
     for (size_t i = 0; i < len;) {
-        size_t n = utf8_len(p + i, len - i);
+        size_t n = mm_utf8_len(text + i, len - i);
         if (n == 0) {
             fputs("\xEF\xBF\xBD", out);
             n = 1;
         } else if (n == 1) {
-            write_ascii(out, p[i]);
+            write_ascii(out, (unsigned char)text[i]);
         } else {
-            fwrite(p + i, 1, n, out);
+            fwrite(text + i, 1, n, out);
         }
         i += n;
     }

@@ -419,8 +419,10 @@ static int prepare_segments(struct mm_spool *s)
         if (atomic_load_explicit(&s->spare[i], memory_order_relaxed) != NULL) {
             n++;
         } else if (new_segment(s, s->segment_size, &seg) == 0) {
-            mm_segment_populate(seg);
+            /* Handed over first: the producer may need it while its pages still come, and would
+             * find no room otherwise. Nobody but this thread ever unmaps it. */
             atomic_store_explicit(&s->spare[i], seg, memory_order_release);
+            mm_segment_populate(seg);
             n++;
         }
     }
