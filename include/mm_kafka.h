@@ -1,10 +1,17 @@
 /* mm_kafka.h - one producer.
  *
  * The only module that knows librdkafka. A producer is idempotent and strict: when a message fails
- * in a way that would let a later one of the same partition overtake it, nothing more is sent, and
- * mm_kafka_failed() says so (librdkafka's enable.gapless.guarantee). The caller then waits for the
+ * in a way that would let a later one of the same partition overtake it, the client sends nothing
+ * more (librdkafka's enable.gapless.guarantee), Kafka refuses what is on the wire behind it, since
+ * its sequence numbers have a gap, and mm_kafka_failed() says so. The caller then waits for the
  * reports that are still out, makes a new producer and sends again from the oldest unfinished
  * record.
+ *
+ * Kafka knows that there is a gap only once it has stored something of this producer in the
+ * partition: of an unknown producer it takes any number first. A first request that it refuses for
+ * the moment would be overtaken by the second, and librdkafka would take the second's success for
+ * the first's. So a partition is *warmed*: until its first message was acknowledged, no other is
+ * sent to it.
  *
  * All callbacks run inside mm_kafka_poll() and mm_kafka_close(), on the caller's thread. */
 #ifndef MM_KAFKA_H
@@ -44,10 +51,12 @@ typedef void (*mm_kafka_report_fn)(void *arg, const struct mm_kafka_report *repo
 struct mm_kafka_options
 {
     const struct mm_config *config; /* borrowed, for the life of the producer */
-    bool single; /* one message in a batch, and not strict: the judge of suspects */
+    bool single;                    /* one message in a batch: the judge of suspects */
+    bool up;                        /* what is known of the connection from the producer before */
     mm_kafka_report_fn on_report;
     void *arg;
-    struct mm_log *log; /* borrowed */
+    struct mm_log *log;               /* borrowed */
+    struct mm_log_limit *error_limit; /* borrowed; outlives the producer, as its lines come again */
 };
 
 /* Make a producer. Connects in the background; never waits for the cluster.
@@ -81,8 +90,8 @@ struct mm_kafka_message
  * returned; there is no report otherwise.
  *
  * Thread: the owner.
- * Errors: MM_EAGAIN, the client's queue is full: poll and try again; MM_EKAFKA, refused on the
- * spot, *report says what it means (tag is set). */
+ * Errors: MM_EAGAIN, the client's queue is full or the partition is not warm yet: poll and try
+ * again; MM_EKAFKA, refused on the spot, *report says what it means (tag is set). */
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report);
@@ -113,7 +122,8 @@ size_t mm_kafka_max_message(const struct mm_kafka *k);
 /* Connection losses and refused connections since the producer was made. Thread: the owner. */
 uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
 
-/* The last error of the connection in words, "" when there was none. Valid until the next poll.
+/* The last error of the connection in words, "" when there was none since it was up. Valid until
+ * the next poll.
  *
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);

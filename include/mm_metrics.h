@@ -122,6 +122,7 @@ struct mm_metrics_worker
     alignas(MM_CACHE_LINE) _Atomic uint64_t delivered;
     _Atomic uint64_t delivered_bytes; /* of the Kafka values */
     _Atomic uint64_t dead_lettered[MM_N_DEAD];
+    _Atomic uint64_t dead_evicted; /* gauge: of the whole dead-letter log, when last looked at */
     _Atomic uint64_t dropped_oldest;
     _Atomic uint64_t retried;          /* records handed to Kafka's client again */
     _Atomic uint64_t maybe_duplicated; /* of those, sent before without an answer */
@@ -178,9 +179,10 @@ struct mm_snapshot
     int64_t ledger_difference; /* received less all the others; 0 whenever quiet */
     uint64_t oldest_ms;        /* time of receipt of the oldest unfinished record; 0: none */
     struct mm_spool_stats spool;
-    bool live;          /* every worker's loop turned in the last 30 s */
-    bool ready;         /* a record can be stored: the spool is not full and less than 90 % used */
-    bool healthy;       /* ready, and every worker reaches Kafka */
+    bool live;    /* every worker's loop turned in the last 30 s */
+    bool ready;   /* a record can be stored: the spool is not full and, unless it makes room by
+                     itself (drop_oldest), less than 90 % used */
+    bool healthy; /* ready, and every worker reaches Kafka */
     const char *reason; /* why not healthy, for people; "ok". Static. */
 };
 

@@ -53,6 +53,8 @@ struct mm_spool_stats
     uint64_t n_segments;      /* that hold or may hold records */
     uint64_t n_appended;      /* records ever appended */
     uint64_t n_unprepared;    /* segments that the producer had to map itself */
+    uint64_t n_wakes;         /* times that the producer woke sleeping readers */
+    bool drop_oldest;         /* as opened */
     bool full;                /* the last append found no room, and no room has come since */
 };
 

@@ -235,6 +235,7 @@ static const struct
      "the plugin sets it: a message is tried until Kafka has it"},
     {{"enable.gapless.guarantee"}, "the plugin sets it: without it a failure may break the order"},
     {{"queuing.strategy"}, "the order must be first in, first out"},
+    {{"topic.blacklist"}, "no message must be kept away from its topic"},
     {{"transactional.id"}, "the plugin does not use transactions"},
     {{"queue.buffering.max.messages", "queue.buffering.max.kbytes"},
      "the plugin sets the window: what waits is kept in the spool (spool_max_bytes)"},
@@ -718,6 +719,19 @@ static bool has_property(const struct mm_config *config, const char *name)
     return false;
 }
 
+/* One key must always lead to one partition: the order of an MQTT topic rests on it. */
+static bool is_good_partitioner(const char *value)
+{
+    static const char *const good[] = {"murmur2_random", "murmur2",      "consistent_random",
+                                       "consistent",     "fnv1a_random", "fnv1a"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        if (strcmp(value, good[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Take one property. No finding shows its value, since that may be a secret. */
 static int add_property(struct parser *p, const char *name, const char *value)
 {
@@ -745,6 +759,11 @@ static int add_property(struct parser *p, const char *name, const char *value)
     }
     if (property->value[0] == '\0') {
         report(p, MM_LOG_ERROR, "%s: \"\" is not valid: expected a value of librdkafka",
+               p->subject);
+    } else if (strcmp(name, "partitioner") == 0 && !is_good_partitioner(property->value)) {
+        report(p, MM_LOG_ERROR,
+               "%s: not valid: expected murmur2_random, murmur2, consistent_random, consistent, "
+               "fnv1a_random or fnv1a, which give each MQTT topic one partition",
                p->subject);
     }
     return 0;

@@ -5,6 +5,7 @@
 #include "mm_log.h"
 
 #include <librdkafka/rdkafka.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,15 +26,42 @@
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
 
+/* Kafka forgets a producer that has been silent in a partition for so long (a day by default), and
+ * the partition is to be warmed anew; well before that. */
+#define WARM_NS (600 * UINT64_C(1000000000))
+
+typedef int32_t (*partitioner_fn)(const rd_kafka_topic_t *rkt,
+                                  const void *key,
+                                  size_t key_len,
+                                  int32_t n_partitions,
+                                  void *topic_opaque,
+                                  void *message_opaque);
+
+struct partition
+{
+    uint64_t acked_ns; /* CLOCK_MONOTONIC of the last acknowledgement; 0: none */
+    bool warming;      /* its first message is out */
+};
+
+struct topic
+{
+    rd_kafka_topic_t *handle;
+    partitioner_fn partitioner;
+    uint64_t n_out; /* messages whose report is still to come */
+
+    /* Written by whichever thread assigns a partition, read by the owner; 0: not known yet. */
+    _Atomic int32_t n_partitions;
+
+    struct partition *partitions;
+    int32_t n_known; /* of partitions */
+};
+
 struct mm_kafka
 {
     rd_kafka_t *rk;
-    struct
-    {
-        char *name;
-        rd_kafka_topic_t *handle;
-    } topics[N_TOPICS]; /* most recently used first */
+    struct topic *topics[N_TOPICS]; /* most recently used first */
     size_t n_topics;
+    partitioner_fn partitioner;
 
     mm_kafka_report_fn on_report;
     void *arg;
@@ -44,7 +72,7 @@ struct mm_kafka
     uint64_t n_errors;
     bool up;
     uint32_t n_down; /* statistics in a row without a connection */
-    struct mm_log_limit error_limit;
+    struct mm_log_limit *error_limit;
     char last_error[256];
     char fatal_reason[256];
 };
@@ -111,6 +139,13 @@ static void fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err,
 /* --- callbacks ----------------------------------------------------------------------------------
  */
 
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
     (void)rk;
@@ -121,32 +156,37 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     report.maybe_persisted = m->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
                              rd_kafka_message_status(m) == RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED;
     k->n_out--;
-    if (report.class == MM_KAFKA_DELIVERED) {
+    struct topic *topic = rd_kafka_topic_opaque(m->rkt);
+    topic->n_out--;
+    bool delivered = report.class == MM_KAFKA_DELIVERED;
+    if (m->partition >= 0 && m->partition < topic->n_known) {
+        struct partition *partition = &topic->partitions[m->partition];
+        partition->warming = false;
+        partition->acked_ns = delivered ? monotonic_ns() : 0;
+    }
+    if (delivered) {
         k->up = true;
+        k->last_error[0] = '\0';
     }
     k->on_report(k->arg, &report);
-}
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
 static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
     (void)rk;
     struct mm_kafka *k = opaque;
-    k->n_errors++;
+    if (err == RD_KAFKA_RESP_ERR__FATAL) {
+        return; /* mm_kafka_failed() tells the owner */
+    }
     if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
         k->up = false;
         mm_log_write(k->log, MM_LOG_DEBUG, "Kafka: %s", reason);
         return; /* the error of the connection itself, which is told, has the reason */
     }
+    k->n_errors++;
     snprintf(k->last_error, sizeof k->last_error, "%s", reason);
     uint64_t n_held = 0;
-    if (mm_log_allowed(&k->error_limit, monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
+    if (mm_log_allowed(k->error_limit, monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(k->log, MM_LOG_WARN, "Kafka: %s (%s; %llu more since the last such line)",
                      reason, rd_kafka_err2name((rd_kafka_resp_err_t)err),
                      (unsigned long long)n_held);
@@ -162,6 +202,9 @@ static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaq
         /* One page without a connection may be an idle one that is just made again. */
         k->n_down = stats.any_broker_up ? 0 : k->n_down + 1;
         k->up = stats.any_broker_up || (k->up && k->n_down < MIN_DOWN_STATISTICS);
+        if (stats.any_broker_up) {
+            k->last_error[0] = '\0';
+        }
     }
     return 0; /* librdkafka frees the text */
 }
@@ -170,8 +213,8 @@ static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaq
 static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
 {
     struct mm_kafka *k = rd_kafka_opaque(rk);
-    bool connection = strcmp(fac, "FAIL") == 0 || strcmp(fac, "ERROR") == 0;
-    enum mm_log_level ours = level <= LOG_ERR && !connection ? MM_LOG_WARN : MM_LOG_DEBUG;
+    bool told = strcmp(fac, "FAIL") == 0 || strcmp(fac, "ERROR") == 0 || strcmp(fac, "FATAL") == 0;
+    enum mm_log_level ours = level <= LOG_ERR && !told ? MM_LOG_WARN : MM_LOG_DEBUG;
     mm_log_write(k->log, ours, "librdkafka: %s: %s", fac, buf);
 }
 
@@ -188,6 +231,7 @@ struct setting
 static const struct setting settings[] = {
     {"client.id", "metamorphosis"},
     {"enable.idempotence", "true"},
+    {"enable.gapless.guarantee", "true"},
     {"acks", "all"},
     {"message.timeout.ms", "0"}, /* none: the spool alone decides how long a message lives */
     {"linger.ms", "5"},
@@ -209,11 +253,12 @@ static int set_property(rd_kafka_conf_t *conf,
                         char *errstr,
                         size_t errstr_len)
 {
-    char reason[256];
+    char reason[256] = "";
     if (rd_kafka_conf_set(conf, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK) {
         return 0;
     }
-    snprintf(errstr, errstr_len, "option rdkafka.%s: %s", name, reason);
+    snprintf(errstr, errstr_len, "option rdkafka.%s: %s", name,
+             reason[0] != '\0' ? reason : "the Kafka client does not accept this value");
     return MM_EKAFKA;
 }
 
@@ -266,10 +311,35 @@ static int configure(rd_kafka_conf_t *conf,
     }
     if (err == 0 && opts->single) {
         err = set_property(conf, "batch.num.messages", "1", errstr, errstr_len);
-    } else if (err == 0) {
-        err = set_property(conf, "enable.gapless.guarantee", "true", errstr, errstr_len);
     }
     return err;
+}
+
+/* The function behind the property "partitioner". Only those that give one key one partition: the
+ * settings are checked for that. */
+static partitioner_fn choose_partitioner(const rd_kafka_conf_t *conf)
+{
+    static const struct
+    {
+        const char *name;
+        partitioner_fn function;
+    } partitioners[] = {
+        {"murmur2_random", rd_kafka_msg_partitioner_murmur2_random},
+        {"murmur2", rd_kafka_msg_partitioner_murmur2},
+        {"consistent_random", rd_kafka_msg_partitioner_consistent_random},
+        {"consistent", rd_kafka_msg_partitioner_consistent},
+        {"fnv1a_random", rd_kafka_msg_partitioner_fnv1a_random},
+        {"fnv1a", rd_kafka_msg_partitioner_fnv1a},
+    };
+    char value[64] = "";
+    size_t len = sizeof value;
+    (void)rd_kafka_conf_get(conf, "partitioner", value, &len);
+    for (size_t i = 0; i < sizeof partitioners / sizeof partitioners[0]; i++) {
+        if (strcmp(value, partitioners[i].name) == 0) {
+            return partitioners[i].function;
+        }
+    }
+    return partitioners[0].function;
 }
 
 int mm_kafka_new(const struct mm_kafka_options *opts,
@@ -288,10 +358,13 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->on_report = opts->on_report;
     k->arg = opts->arg;
     k->log = opts->log;
+    k->error_limit = opts->error_limit;
+    k->up = opts->up;
     err = configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
         goto fail;
     }
+    k->partitioner = choose_partitioner(conf);
     rd_kafka_conf_set_opaque(conf, k);
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     rd_kafka_conf_set_error_cb(conf, on_error);
@@ -320,40 +393,131 @@ fail:
 /* --- producing ----------------------------------------------------------------------------------
  */
 
-/* The handle of a topic, from those kept or made now; NULL: the client refuses the name. */
-static rd_kafka_topic_t *topic_handle(struct mm_kafka *k, const char *name)
+/* Called by librdkafka, in produce or, when the topic is not known yet, on a thread of its own. */
+static int32_t on_partition(const rd_kafka_topic_t *rkt,
+                            const void *key,
+                            size_t key_len,
+                            int32_t n_partitions,
+                            void *topic_opaque,
+                            void *message_opaque)
+{
+    struct topic *topic = topic_opaque;
+    atomic_store_explicit(&topic->n_partitions, n_partitions, memory_order_relaxed);
+    return topic->partitioner(rkt, key, key_len, n_partitions, NULL, message_opaque);
+}
+
+static void free_topic(struct topic *topic)
+{
+    if (topic->handle != NULL) {
+        rd_kafka_topic_destroy(topic->handle);
+    }
+    free(topic->partitions);
+    free(topic);
+}
+
+/* NULL: no memory, or the client refuses the name. */
+static struct topic *new_topic(struct mm_kafka *k, const char *name)
+{
+    struct topic *topic = calloc(1, sizeof *topic);
+    rd_kafka_topic_conf_t *conf = rd_kafka_default_topic_conf_dup(k->rk);
+    if (topic == NULL || conf == NULL) {
+        free(topic);
+        return NULL;
+    }
+    topic->partitioner = k->partitioner;
+    rd_kafka_topic_conf_set_opaque(conf, topic);
+    rd_kafka_topic_conf_set_partitioner_cb(conf, on_partition);
+    topic->handle = rd_kafka_topic_new(k->rk, name, conf);
+    if (topic->handle == NULL) {
+        rd_kafka_topic_conf_destroy(conf);
+        free_topic(topic);
+        return NULL;
+    }
+    return topic;
+}
+
+/* Take the least recently used topic that has nothing out from the kept ones. False: there is none.
+ */
+static bool forget_topic(struct mm_kafka *k)
+{
+    for (size_t i = k->n_topics; i-- > 0;) {
+        if (k->topics[i]->n_out == 0) {
+            free_topic(k->topics[i]);
+            k->n_topics--;
+            memmove(&k->topics[i], &k->topics[i + 1], (k->n_topics - i) * sizeof k->topics[0]);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The topic of this name, from those kept or made now. NULL: not now. */
+static struct topic *get_topic(struct mm_kafka *k, const char *name)
 {
     size_t i = 0;
-    while (i < k->n_topics && strcmp(k->topics[i].name, name) != 0) {
+    while (i < k->n_topics && strcmp(rd_kafka_topic_name(k->topics[i]->handle), name) != 0) {
         i++;
     }
-    if (i == 0 && k->n_topics > 0) {
-        return k->topics[0].handle;
-    }
-    char *kept_name;
-    rd_kafka_topic_t *handle;
+    struct topic *topic;
     if (i < k->n_topics) {
-        kept_name = k->topics[i].name;
-        handle = k->topics[i].handle;
+        topic = k->topics[i];
     } else {
-        kept_name = strdup(name);
-        handle = kept_name == NULL ? NULL : rd_kafka_topic_new(k->rk, name, NULL);
-        if (handle == NULL) {
-            free(kept_name);
+        if (k->n_topics == N_TOPICS && !forget_topic(k)) {
             return NULL;
         }
-        if (k->n_topics == N_TOPICS) {
-            i = N_TOPICS - 1;
-            rd_kafka_topic_destroy(k->topics[i].handle);
-            free(k->topics[i].name);
-        } else {
-            i = k->n_topics++;
+        topic = new_topic(k, name);
+        if (topic == NULL) {
+            return NULL;
         }
+        i = k->n_topics++;
     }
     memmove(&k->topics[1], &k->topics[0], i * sizeof k->topics[0]);
-    k->topics[0].name = kept_name;
-    k->topics[0].handle = handle;
-    return handle;
+    k->topics[0] = topic;
+    return topic;
+}
+
+/* Room for the state of n partitions. Their number never shrinks in Kafka. */
+static bool know_partitions(struct topic *topic, int32_t n)
+{
+    if (n <= topic->n_known) {
+        return true;
+    }
+    struct partition *partitions =
+        realloc(topic->partitions, (size_t)n * sizeof *topic->partitions);
+    if (partitions == NULL) {
+        return false;
+    }
+    memset(&partitions[topic->n_known], 0,
+           (size_t)(n - topic->n_known) * sizeof *topic->partitions);
+    topic->partitions = partitions;
+    topic->n_known = n;
+    return true;
+}
+
+/* May a message with this key go to the topic now? See the head of mm_kafka.h. *partition is the
+ * one that is to be marked as warming then; NULL: it is warm, or not known. */
+static bool may_send(struct topic *topic,
+                     const struct mm_kafka_message *m,
+                     struct partition **partition)
+{
+    *partition = NULL;
+    int32_t n = atomic_load_explicit(&topic->n_partitions, memory_order_relaxed);
+    if (n <= 0) {
+        return topic->n_out == 0; /* the first message finds out */
+    }
+    if (!know_partitions(topic, n)) {
+        return false;
+    }
+    int32_t p = topic->partitioner(topic->handle, m->key, m->key_len, n, NULL, NULL);
+    struct partition *state = &topic->partitions[p];
+    if (state->warming) {
+        return false;
+    }
+    if (state->acked_ns != 0 && monotonic_ns() - state->acked_ns < WARM_NS) {
+        return true;
+    }
+    *partition = state;
+    return true;
 }
 
 /* For parameters of librdkafka that are not const but only read, thanks to RD_KAFKA_MSG_F_COPY. */
@@ -368,13 +532,13 @@ int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report)
 {
-    rd_kafka_topic_t *topic = topic_handle(k, m->topic);
-    if (topic == NULL) {
-        fill_report(report, rd_kafka_last_error(), m->tag);
-        return MM_EKAFKA;
+    struct topic *topic = get_topic(k, m->topic);
+    struct partition *cold;
+    if (topic == NULL || !may_send(topic, m, &cold)) {
+        return MM_EAGAIN;
     }
     rd_kafka_vu_t parts[] = {
-        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = topic},
+        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = topic->handle},
         {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = RD_KAFKA_PARTITION_UA},
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
         {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {.ptr = unconst(m->value), .size = m->value_len}},
@@ -388,6 +552,10 @@ int mm_kafka_produce(struct mm_kafka *k,
     rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, n_parts);
     if (error == NULL) {
         k->n_out++;
+        topic->n_out++;
+        if (cold != NULL) {
+            cold->warming = true;
+        }
         return 0;
     }
     rd_kafka_resp_err_t err = rd_kafka_error_code(error);
@@ -430,11 +598,15 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
     if (k->n_out > 0) {
         poll_until_empty(k, 1000, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     }
+    /* The topics' memory after the client: it may call on_partition() until it has ended. */
     for (size_t i = 0; i < k->n_topics; i++) {
-        rd_kafka_topic_destroy(k->topics[i].handle);
-        free(k->topics[i].name);
+        rd_kafka_topic_destroy(k->topics[i]->handle);
+        k->topics[i]->handle = NULL;
     }
     rd_kafka_destroy(k->rk);
+    for (size_t i = 0; i < k->n_topics; i++) {
+        free_topic(k->topics[i]);
+    }
     free(k);
 }
 

@@ -198,6 +198,7 @@ struct figures
     uint64_t dead[MM_N_DEAD];
     uint64_t delivered_bytes;
     uint64_t retried;
+    uint64_t dead_evicted;
     uint64_t maybe_duplicated;
     uint64_t kafka_errors;
     uint64_t producer_restarts;
@@ -254,6 +255,8 @@ static void read_worker(const struct mm_metrics_worker *w, struct figures *f)
     f->dropped_oldest += mm_counter_get(&w->dropped_oldest);
     f->delivered_bytes += mm_counter_get(&w->delivered_bytes);
     f->retried += mm_counter_get(&w->retried);
+    uint64_t dead_evicted = mm_counter_get(&w->dead_evicted);
+    f->dead_evicted = dead_evicted > f->dead_evicted ? dead_evicted : f->dead_evicted;
     f->maybe_duplicated += mm_counter_get(&w->maybe_duplicated);
     f->kafka_errors += mm_counter_get(&w->kafka_errors);
     f->producer_restarts += mm_counter_get(&w->producer_restarts);
@@ -336,7 +339,8 @@ static void read_all(const struct mm_metrics *m, const struct mm_spool *spool, s
                                      s->dropped - s->in_spool);
     s->live = f->n_stuck == 0;
     s->ready =
-        !s->spool.full && s->spool.used_bytes < s->spool.limit_bytes - s->spool.limit_bytes / 10;
+        !s->spool.full && (s->spool.drop_oldest ||
+                           s->spool.used_bytes < s->spool.limit_bytes - s->spool.limit_bytes / 10);
     s->healthy = s->ready && s->live && f->n_down == 0 && f->n_parked == 0;
     s->reason = reason_of(f);
 }
@@ -461,6 +465,9 @@ static void page_messages(struct page *p, const struct figures *f)
            "Messages that Kafka refused even when they were sent alone.");
     samples(p, "reason", dead_names, f->dead, MM_N_DEAD);
 
+    counter(p, "metamorphosis_dead_letters_evicted_total",
+            "Dead letters that were given up for newer ones, or kept without their payload.",
+            f->dead_evicted);
     counter(p, "metamorphosis_messages_retried_total",
             "Messages handed to the Kafka client once more.", f->retried);
     counter(p, "metamorphosis_messages_maybe_duplicated_total",
@@ -485,6 +492,8 @@ static void page_spool(struct page *p, const struct figures *f)
     gauge(p, "metamorphosis_spool_segments", "Segments of the spool in use.", s->n_segments);
     counter(p, "metamorphosis_spool_segments_unprepared_total",
             "Segments that the broker had to make itself because none was ready.", s->n_unprepared);
+    counter(p, "metamorphosis_spool_wakeups_total",
+            "Times that a message woke sleeping workers; about one an idle period.", s->n_wakes);
     gauge(p, "metamorphosis_spool_full", "1 while the spool takes nothing more.", s->full);
     gauge_time(p, "metamorphosis_spool_oldest_message_timestamp_seconds",
                "Time of receipt of the oldest message not finished; 0: none.", f->sums.oldest_ms);

@@ -129,8 +129,8 @@ static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
         mm_log_write(mm->log, MM_LOG_WARN,
                      "a message of %u bytes on topic \"%.128s\" can never fit into spool_max_bytes "
                      "%" PRIu64
-                     "; message_size_limit or max_packet_size in mosquitto.conf keep such messages "
-                     "away; %" PRIu64 " more since the last such line",
+                     "; max_packet_size in mosquitto.conf keeps such messages away; %" PRIu64
+                     " more since the last such line",
                      ev->payloadlen, ev->topic, mm->config->spool_max_bytes, n_held);
     }
 }
@@ -177,7 +177,8 @@ static int store(struct mm *mm, const struct mosquitto_evt_message *ev, size_t t
     };
     mm_counter_add(&mm->counters->received[ev->qos <= 2 ? ev->qos : 2], 1);
     mm_counter_add(&mm->counters->received_bytes, ev->payloadlen);
-    int err = mm_spool_append(mm->spool, &record);
+    /* A mount_point in front of the longest topic makes one that no record can hold. */
+    int err = topic_len > UINT16_MAX ? MM_ETOOBIG : mm_spool_append(mm->spool, &record);
     if (err != 0) {
         return refuse(mm, ev, err);
     }
@@ -402,11 +403,12 @@ static void log_farewell(struct mm *mm)
     }
 }
 
+/* Undo what start_all() did, as far as it came. drain_ms: 0 when nothing was ever received. */
 static void stop_all(struct mm *mm, uint32_t drain_ms)
 {
     bool joined = stop_workers(mm, drain_ms);
     mm_http_stop(mm->http);
-    if (mm->dead != NULL && mm->spool != NULL) {
+    if (drain_ms > 0) {
         log_farewell(mm);
     }
     mm_log_drain(mm->log, print_line, NULL);

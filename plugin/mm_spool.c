@@ -62,6 +62,7 @@ struct mm_spool
     _Atomic uint64_t *n_appended; /* per shard */
     _Atomic uint64_t bytes_appended;
     _Atomic uint64_t n_unprepared;
+    _Atomic uint64_t n_wakes;
     _Atomic bool full;
     _Atomic uint64_t wanted; /* bytes for a large record that found no room; 0: none */
 
@@ -178,8 +179,9 @@ static void link_segment(struct mm_spool *s, struct mm_segment *seg)
     atomic_fetch_add_explicit(&s->n_segments, 1, memory_order_relaxed);
     if (before != NULL) {
         /* W2: publishes number and the empty segment; pairs with the load in advance(). A reader
-         * that sees it also sees the final value of before->end, which was stored earlier. */
-        atomic_store_explicit(&before->next, seg, memory_order_release);
+         * that sees it also sees the final value of before->end, which was stored earlier.
+         * Sequentially consistent for the same reason as W1. */
+        atomic_store(&before->next, seg);
     }
 }
 
@@ -258,6 +260,7 @@ int mm_spool_append(struct mm_spool *s, const struct mm_record *r)
      * one of the two sees the other, and no record is slept over. */
     atomic_store(&seg->end, s->tail_offset);
     if (atomic_load(&s->sleepers) != 0) {
+        atomic_fetch_add_explicit(&s->n_wakes, 1, memory_order_relaxed);
         mm_spool_wake(s);
     }
     return 0;
@@ -271,7 +274,7 @@ static bool advance(struct mm_spool_reader *rd)
 {
     for (;;) {
         /* The successor first: when it is there, end has its final value. Pairs with W2. */
-        struct mm_segment *next = atomic_load_explicit(&rd->segment->next, memory_order_acquire);
+        struct mm_segment *next = atomic_load(&rd->segment->next);
         if (rd->offset < atomic_load(&rd->segment->end)) { /* pairs with W1 */
             return true;
         }
@@ -646,6 +649,8 @@ void mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out)
     out->allocated_bytes = atomic_load_explicit(&s->allocated, memory_order_relaxed);
     out->n_segments = atomic_load_explicit(&s->n_segments, memory_order_relaxed);
     out->n_unprepared = atomic_load_explicit(&s->n_unprepared, memory_order_relaxed);
+    out->n_wakes = atomic_load_explicit(&s->n_wakes, memory_order_relaxed);
+    out->drop_oldest = s->drop_oldest;
     out->full = atomic_load_explicit(&s->full, memory_order_relaxed);
     for (uint32_t k = 0; k < s->n_readers; k++) {
         out->n_appended += mm_spool_appended(s, k);

@@ -59,6 +59,7 @@ enum entry_state {
 #define ENTRY_SENT 0x01   /* was handed to the Kafka client before */
 #define ENTRY_MAYBE 0x02  /* ... and may have been stored without our hearing of it */
 #define ENTRY_ORPHAN 0x04 /* drop_oldest wants its place: not sent again */
+#define ENTRY_ALONE 0x08  /* in flight by itself, as a suspect */
 
 /* A record in the window. */
 struct entry
@@ -100,6 +101,7 @@ struct mm_worker
     struct mm_kafka *single; /* NULL until the first suspect */
     bool failed;             /* a report asks for a drain */
     bool park;               /* ... and for a pause */
+    bool producer_failed;    /* what is drained failed by itself */
     bool probing;            /* the first record goes alone */
     bool up;
     bool ever_up;
@@ -122,6 +124,7 @@ struct mm_worker
     struct mm_log_limit dead_limit;
     struct mm_log_limit drop_limit;
     struct mm_log_limit fail_limit;
+    struct mm_log_limit error_limit; /* lent to the producers */
 };
 
 /* --- small things -------------------------------------------------------------------------------
@@ -154,7 +157,8 @@ static bool stopping(const struct mm_worker *w)
 static void set_state(struct mm_worker *w, enum mm_worker_state state)
 {
     w->state = state;
-    mm_gauge_set(&w->m->state, state);
+    /* While the first record of a parked topic is tried, it is not known to be better yet. */
+    mm_gauge_set(&w->m->state, w->probing && state == MM_WORKER_RUNNING ? MM_WORKER_PARKED : state);
 }
 
 static void finish_entry(struct mm_worker *w, struct entry *e)
@@ -174,8 +178,11 @@ static void deliver(struct mm_worker *w, struct entry *e, const struct mm_kafka_
     mm_histogram_latency(&w->m->latency,
                          w->now_ms > e->time_ms ? (w->now_ms - e->time_ms) * 1000000 : 0);
     finish_entry(w, e);
-    w->probing = false;
     w->restart_s = 0;
+    if (w->probing) {
+        w->probing = false;
+        set_state(w, w->state); /* until now it was shown as parked */
+    }
 }
 
 static void drop(struct mm_worker *w, struct entry *e)
@@ -231,6 +238,9 @@ static void bury(struct mm_worker *w, struct entry *e, const struct mm_kafka_rep
     };
     int err = mm_dead_add(w->opts.dead, &letter);
     mm_counter_add(&w->m->dead_lettered[reason], 1);
+    struct mm_dead_stats dead;
+    mm_dead_stats(w->opts.dead, &dead);
+    mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->dead_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_ERROR,
@@ -286,6 +296,12 @@ static void settle_report(struct mm_worker *w,
         deliver(w, e, r);
         return;
     }
+    if ((e->flags & ENTRY_ORPHAN) != 0) {
+        /* Its place in the log may be somebody else's by now: it is not to be read again. */
+        w->failed = true;
+        drop(w, e);
+        return;
+    }
     if (r->class == MM_KAFKA_SUSPECT && alone) {
         w->n_refusals++;
         bury(w, e, r);
@@ -307,9 +323,6 @@ static void settle_report(struct mm_worker *w,
         case MM_KAFKA_DELIVERED:
             break;
     }
-    if ((e->flags & ENTRY_ORPHAN) != 0) {
-        drop(w, e);
-    }
 }
 
 /* Called by mm_kafka_poll() and mm_kafka_close() on the worker's thread. */
@@ -329,7 +342,7 @@ static void on_report(void *arg, const struct mm_kafka_report *r)
     const struct entry *e = r->tag;
     uint64_t place = (uint64_t)(e - w->window);
     uint64_t index = w->head + ((place - w->head) & (WINDOW_LEN - 1));
-    settle_report(w, index, r, w->state == MM_WORKER_SINGLE);
+    settle_report(w, index, r, (e->flags & ENTRY_ALONE) != 0);
 }
 
 /* --- sending ------------------------------------------------------------------------------------
@@ -408,7 +421,8 @@ static bool send_entry(struct mm_worker *w,
         mm_counter_add(&w->m->maybe_duplicated, 1);
     }
     e->state = ENTRY_IN_FLIGHT;
-    e->flags = (uint8_t)((e->flags | ENTRY_SENT) & ~ENTRY_MAYBE);
+    e->flags = (uint8_t)((e->flags | ENTRY_SENT) & ~(ENTRY_MAYBE | ENTRY_ALONE));
+    e->flags |= kafka == w->single ? ENTRY_ALONE : 0;
     if (w->n_in_flight++ == 0) {
         w->progress_ns = w->now_ns;
     }
@@ -522,9 +536,11 @@ static int make_producer(struct mm_worker *w,
     struct mm_kafka_options opts = {
         .config = w->opts.config,
         .single = single,
+        .up = w->up,
         .on_report = on_report,
         .arg = w,
         .log = w->opts.log,
+        .error_limit = &w->error_limit,
     };
     return mm_kafka_new(&opts, out, errstr, errstr_len);
 }
@@ -554,36 +570,64 @@ static void restart_later(struct mm_worker *w)
     pause_until(w, MM_WORKER_RESTARTING, seconds);
 }
 
-/* Say why the producer is given up, where that is not clear from the reports. */
-static void log_failure(struct mm_worker *w)
+/* Say why a producer is given up, where that is not clear from the reports. True: it failed by
+ * itself, not because a message failed. */
+static bool log_failure(struct mm_worker *w, struct mm_kafka *kafka)
 {
     const char *error;
     const char *reason;
     bool strict;
-    uint64_t n_held = 0;
-    if (!mm_kafka_failed(w->kafka, &error, &reason, &strict)) {
-        return;
+    if (kafka == NULL || !mm_kafka_failed(kafka, &error, &reason, &strict)) {
+        return false;
     }
-    enum mm_log_level level = strict ? MM_LOG_DEBUG : MM_LOG_WARN;
-    if (strict || mm_log_allowed(&w->fail_limit, w->now_ns, SECOND_NS, &n_held)) {
-        mm_log_write(w->opts.log, level,
+    uint64_t n_held = 0;
+    if (strict) {
+        mm_log_write(w->opts.log, MM_LOG_DEBUG, "worker %u: %s", w->opts.index, reason);
+    } else if (mm_log_allowed(&w->fail_limit, w->now_ns, SECOND_NS, &n_held)) {
+        mm_log_write(w->opts.log, MM_LOG_WARN,
                      "worker %u: the Kafka producer stopped (%s: %s); a new one goes on at the "
                      "oldest message that is not delivered, %" PRIu64 " are in flight",
                      w->opts.index, error, reason, w->n_in_flight);
     }
+    return !strict;
 }
 
-static void start_drain(struct mm_worker *w)
+static void take_back(struct mm_worker *w)
 {
     if (w->kafka != NULL) {
-        log_failure(w);
         mm_kafka_take_back(w->kafka);
     }
     if (w->single != NULL) {
         mm_kafka_take_back(w->single);
     }
+}
+
+static void start_drain(struct mm_worker *w)
+{
+    bool main_failed = log_failure(w, w->kafka);
+    bool single_failed = log_failure(w, w->single);
+    w->producer_failed = main_failed || single_failed;
+    take_back(w);
     w->drain_until_ns = w->now_ns + DRAIN_MAX_NS;
     set_state(w, MM_WORKER_DRAINING);
+}
+
+/* The producers are gone. A report that did not come until then, because the client hung, comes no
+ * more: those records are sent again, and may be in Kafka. */
+static void reclaim_in_flight(struct mm_worker *w)
+{
+    for (uint64_t i = w->head; i < w->tail && w->n_in_flight > 0; i++) {
+        struct entry *e = entry_at(w, i);
+        if (e->state != ENTRY_IN_FLIGHT) {
+            continue;
+        }
+        w->n_in_flight--;
+        e->state = ENTRY_WAITING;
+        e->flags |= ENTRY_MAYBE;
+        if ((e->flags & ENTRY_ORPHAN) != 0) {
+            drop(w, e);
+        }
+    }
 }
 
 static uint64_t count_maybe(struct mm_worker *w)
@@ -600,6 +644,7 @@ static void end_drain(struct mm_worker *w)
 {
     end_producer(w, &w->kafka, 0);
     end_producer(w, &w->single, 0);
+    reclaim_in_flight(w);
     uint64_t n_maybe = count_maybe(w);
     if (n_maybe > 0) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
@@ -614,7 +659,7 @@ static void end_drain(struct mm_worker *w)
         w->park = false;
         w->probing = true;
         pause_until(w, MM_WORKER_PARKED, w->opts.config->kafka_retry_interval_s);
-    } else if (w->suspect_end > w->low) {
+    } else if (w->suspect_end > w->low && !w->producer_failed) {
         set_state(w, MM_WORKER_SINGLE);
     } else {
         restart_later(w);
@@ -627,12 +672,7 @@ static uint32_t step_draining(struct mm_worker *w)
         end_drain(w);
         return 0;
     }
-    if (w->kafka != NULL) {
-        mm_kafka_take_back(w->kafka);
-    }
-    if (w->single != NULL) {
-        mm_kafka_take_back(w->single);
-    }
+    take_back(w);
     return PAUSE_POLL_MS;
 }
 
@@ -649,9 +689,17 @@ static uint32_t step_running(struct mm_worker *w)
     }
     uint32_t n = !w->probing ? SEND_BATCH : w->n_in_flight == 0 ? 1 : 0;
     bool blocked;
+    struct mm_spool_pos before;
+    struct mm_spool_pos after;
+    mm_spool_cursor(w->reader, &before);
     uint32_t sent = send_some(w, w->kafka, UINT64_MAX, n, &blocked);
     if (w->failed) {
         return 0;
+    }
+    mm_spool_cursor(w->reader, &after);
+    if (after.segment != before.segment || after.offset != before.offset) {
+        /* Records of other shards count too: whoever slept now would be woken for each of them. */
+        w->busy_ns = w->now_ns;
     }
     if (blocked || w->probing) {
         /* drop_oldest needs us to let go of records soon after it is asked for. */
@@ -688,7 +736,7 @@ static uint32_t step_single(struct mm_worker *w)
         sent = send_some(w, w->single, w->suspect_end, SINGLE_IN_FLIGHT, &blocked);
     }
     if (!w->failed && w->n_in_flight == 0 && w->next >= w->suspect_end) {
-        /* The suspects are dealt with; the producer for single messages stays for the next ones. */
+        /* The suspects are dealt with. */
         w->restart_s = 0;
         restart_later(w);
         return 0;

@@ -997,6 +997,7 @@ static const char *const refused_properties[] = {
     "message.send.max.retries",
     "enable.gapless.guarantee",
     "queuing.strategy",
+    "topic.blacklist",
     "transactional.id",
     "queue.buffering.max.messages",
     "queue.buffering.max.kbytes",

@@ -414,11 +414,11 @@ static void test_who_fails_alone_too_is_a_dead_letter(void **state)
     rig_publish_many(g, 20, 1);
     assert_true(rig_wait_empty(g, 20000));
     struct mm_snapshot shot = rig_figures(g);
-    assert_int_equal(shot.dead_lettered, 1);
-    assert_int_equal(shot.delivered, 29);
+    assert_in_range(shot.dead_lettered, 1, 2);
+    assert_int_equal(shot.delivered, 30 - shot.dead_lettered);
     struct mm_dead_stats dead;
     mm_dead_stats(g->dead, &dead);
-    assert_int_equal(dead.n_letters, 1);
+    assert_int_equal(dead.n_letters, shot.dead_lettered);
     assert_true(rig_logged(g, "dead letter"));
     check_all_there(g, 1);
     rig_stop_workers(g, 5000);
@@ -657,6 +657,81 @@ static void test_the_test_message_is_written_by_each_worker(void **state)
     rig_free(g);
 }
 
+/* A new producer after a failure says nothing about the cluster: no alarm, no test message. */
+static void test_a_new_producer_is_no_outage(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "kafka_test_message", "true");
+    rig_start(g);
+    rig_publish_many(g, 50, 5);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1, RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    rig_publish_many(g, 50, 5);
+    assert_true(rig_wait_empty(g, 20000));
+    assert_true(rig_figures(g).healthy);
+    sleep_ms(1500); /* a page of statistics later */
+    assert_true(rig_figures(g).healthy);
+    assert_true(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts) > 0);
+    assert_false(rig_logged(g, "not reached"));
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->test_messages), 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* Each wake-up costs the broker's thread some 14 us. A worker whose topics are quiet must not ask
+ * to be woken for the messages of the others. */
+static void test_a_quiet_shard_costs_no_wakeups(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "kafka_workers", "5");
+    rig_start(g);
+    sleep_ms(500); /* all asleep */
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(rig_publish(g, "one/topic", "x", 1), 0);
+        sleep_ms(1);
+    }
+    struct mm_spool_stats stats;
+    mm_spool_stats(g->spool, &stats);
+    print_message("%llu wake-ups\n", (unsigned long long)stats.n_wakes);
+    assert_in_range(stats.n_wakes, 1, 50);
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* drop_oldest takes the place of records that the client has in its hands; when such a record is
+ * then refused, it must not be read again. */
+static void test_a_suspect_that_lost_its_place_is_dropped(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "spool_max_bytes", "512k");
+    rig_option(g, "when_full", "drop_oldest");
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_mock_broker_set_down(g->cluster, 1);
+    static const char payload[8000];
+    for (int i = 0; i < 400; i++) {
+        while (rig_publish(g, "t", payload, sizeof payload) != 0) {
+            sleep_ms(1);
+        }
+    }
+    rd_kafka_mock_push_request_errors(
+        g->cluster, API_PRODUCE, 6, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+        RD_KAFKA_RESP_ERR_INVALID_RECORD, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+        RD_KAFKA_RESP_ERR_INVALID_RECORD, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+        RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    rd_kafka_mock_broker_set_up(g->cluster, 1);
+    assert_true(rig_wait_empty(g, 30000));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.delivered + shot.dropped + shot.dead_lettered, 410);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 static void test_a_setting_that_librdkafka_refuses_is_named(void **state)
 {
     (void)state;
@@ -691,6 +766,9 @@ int main(void)
         cmocka_unit_test(test_a_stop_without_kafka_ends_in_time_and_counts_what_is_left),
         cmocka_unit_test(test_a_stop_delivers_what_is_left),
         cmocka_unit_test(test_the_test_message_is_written_by_each_worker),
+        cmocka_unit_test(test_a_new_producer_is_no_outage),
+        cmocka_unit_test(test_a_quiet_shard_costs_no_wakeups),
+        cmocka_unit_test(test_a_suspect_that_lost_its_place_is_dropped),
         cmocka_unit_test(test_a_setting_that_librdkafka_refuses_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
