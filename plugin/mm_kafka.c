@@ -12,10 +12,6 @@
 #include <syslog.h>
 #include <time.h>
 
-/* Handles that are kept: librdkafka before 2.10.1 takes up to 1.7 s for the first message to a
- * topic that is given by name each time (#5032). */
-#define N_TOPICS 16
-
 /* A connection error is told at most this often; what was held back is counted in the line. */
 #define ERROR_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
 
@@ -43,8 +39,11 @@ struct partition
     bool warming;      /* its first message is out */
 };
 
+/* Kept for the life of the producer: librdkafka before 2.10.1 takes up to 1.7 s for the first
+ * message to a topic that is given by name each time (#5032). */
 struct topic
 {
+    struct topic *next;
     rd_kafka_topic_t *handle;
     partitioner_fn partitioner;
     uint64_t n_out; /* messages whose report is still to come */
@@ -59,8 +58,7 @@ struct topic
 struct mm_kafka
 {
     rd_kafka_t *rk;
-    struct topic *topics[N_TOPICS]; /* most recently used first */
-    size_t n_topics;
+    struct topic *topics;
     partitioner_fn partitioner;
 
     mm_kafka_report_fn on_report;
@@ -406,15 +404,6 @@ static int32_t on_partition(const rd_kafka_topic_t *rkt,
     return topic->partitioner(rkt, key, key_len, n_partitions, NULL, message_opaque);
 }
 
-static void free_topic(struct topic *topic)
-{
-    if (topic->handle != NULL) {
-        rd_kafka_topic_destroy(topic->handle);
-    }
-    free(topic->partitions);
-    free(topic);
-}
-
 /* NULL: no memory, or the client refuses the name. */
 static struct topic *new_topic(struct mm_kafka *k, const char *name)
 {
@@ -430,49 +419,27 @@ static struct topic *new_topic(struct mm_kafka *k, const char *name)
     topic->handle = rd_kafka_topic_new(k->rk, name, conf);
     if (topic->handle == NULL) {
         rd_kafka_topic_conf_destroy(conf);
-        free_topic(topic);
+        free(topic);
         return NULL;
     }
     return topic;
 }
 
-/* Take the least recently used topic that has nothing out from the kept ones. False: there is none.
- */
-static bool forget_topic(struct mm_kafka *k)
-{
-    for (size_t i = k->n_topics; i-- > 0;) {
-        if (k->topics[i]->n_out == 0) {
-            free_topic(k->topics[i]);
-            k->n_topics--;
-            memmove(&k->topics[i], &k->topics[i + 1], (k->n_topics - i) * sizeof k->topics[0]);
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The topic of this name, from those kept or made now. NULL: not now. */
+/* The topic of this name, from those kept or made now. NULL: not now. Topics are kept as long as
+ * the producer: their number is that of the settings, and librdkafka may still hold one that was
+ * given back, with our pointer in it. */
 static struct topic *get_topic(struct mm_kafka *k, const char *name)
 {
-    size_t i = 0;
-    while (i < k->n_topics && strcmp(rd_kafka_topic_name(k->topics[i]->handle), name) != 0) {
-        i++;
-    }
-    struct topic *topic;
-    if (i < k->n_topics) {
-        topic = k->topics[i];
-    } else {
-        if (k->n_topics == N_TOPICS && !forget_topic(k)) {
-            return NULL;
+    for (struct topic *t = k->topics; t != NULL; t = t->next) {
+        if (strcmp(rd_kafka_topic_name(t->handle), name) == 0) {
+            return t;
         }
-        topic = new_topic(k, name);
-        if (topic == NULL) {
-            return NULL;
-        }
-        i = k->n_topics++;
     }
-    memmove(&k->topics[1], &k->topics[0], i * sizeof k->topics[0]);
-    k->topics[0] = topic;
+    struct topic *topic = new_topic(k, name);
+    if (topic != NULL) {
+        topic->next = k->topics;
+        k->topics = topic;
+    }
     return topic;
 }
 
@@ -598,14 +565,16 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
     if (k->n_out > 0) {
         poll_until_empty(k, 1000, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     }
-    /* The topics' memory after the client: it may call on_partition() until it has ended. */
-    for (size_t i = 0; i < k->n_topics; i++) {
-        rd_kafka_topic_destroy(k->topics[i]->handle);
-        k->topics[i]->handle = NULL;
+    for (struct topic *t = k->topics; t != NULL; t = t->next) {
+        rd_kafka_topic_destroy(t->handle);
     }
     rd_kafka_destroy(k->rk);
-    for (size_t i = 0; i < k->n_topics; i++) {
-        free_topic(k->topics[i]);
+    /* Only now: the client may call on_partition() until it has ended. */
+    for (struct topic *t = k->topics; t != NULL;) {
+        struct topic *next = t->next;
+        free(t->partitions);
+        free(t);
+        t = next;
     }
     free(k);
 }

@@ -246,7 +246,7 @@ static void bury(struct mm_worker *w, struct entry *e, const struct mm_kafka_rep
         mm_log_write(w->opts.log, MM_LOG_ERROR,
                      "dead letter: message %s%" PRIu64
                      " on MQTT topic \"%.*s\" (%u bytes) was "
-                     "refused by Kafka topic %s: %s (%s)%s; %" PRIu64
+                     "refused for Kafka topic %s: %s (%s)%s; %" PRIu64
                      " more since the last such line",
                      w->id_prefix, rec.seq, rec.topic_len > 128 ? 128 : (int)rec.topic_len,
                      letter.topic, rec.payload_len, letter.kafka_topic, r->error, r->reason,
@@ -893,12 +893,22 @@ static void went_up(struct mm_worker *w)
     mm_gauge_set(&w->m->kafka_was_up, 1);
 }
 
-static void went_down(struct mm_worker *w, const char *reason)
+static void went_down(struct mm_worker *w, struct mm_kafka *kafka)
 {
     w->down_since_ns = w->now_ns;
-    mm_log_write(w->opts.log, w->opts.index == 0 ? MM_LOG_WARN : MM_LOG_DEBUG,
+    enum mm_log_level level = w->opts.index == 0 ? MM_LOG_WARN : MM_LOG_DEBUG;
+    if (mm_kafka_up(kafka)) {
+        mm_log_write(
+            w->opts.log, level,
+            "worker %u: connected, but Kafka has confirmed nothing for %u s (is it frozen, "
+            "or is topic %s missing?); messages wait in the spool",
+            w->opts.index, (unsigned)(STALL_NS / SECOND_NS), w->opts.config->kafka_topic);
+        return;
+    }
+    const char *reason = mm_kafka_last_error(kafka);
+    mm_log_write(w->opts.log, level,
                  "worker %u: Kafka is not reached (%s); messages wait in the spool", w->opts.index,
-                 reason[0] == '\0' ? "no answer" : reason);
+                 reason[0] == '\0' ? "no connection" : reason);
 }
 
 static void watch_connection(struct mm_worker *w)
@@ -915,7 +925,7 @@ static void watch_connection(struct mm_worker *w)
         if (up) {
             went_up(w);
         } else {
-            went_down(w, mm_kafka_last_error(kafka));
+            went_down(w, kafka);
         }
     }
 }

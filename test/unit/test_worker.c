@@ -132,7 +132,7 @@ static void keep_line(void *arg, enum mm_log_level level, const char *line)
 {
     struct rig *g = arg;
     if (level >= MM_LOG_INFO && g->n_lines < 200) {
-        strcpy(g->lines[g->n_lines++], line);
+        snprintf(g->lines[g->n_lines++], MM_LOG_LINE_LEN, "%s", line);
     }
 }
 
@@ -735,11 +735,12 @@ static void test_a_suspect_that_lost_its_place_is_dropped(void **state)
 static void test_a_setting_that_librdkafka_refuses_is_named(void **state)
 {
     (void)state;
-    struct mm_config_property property = {(char *)(uintptr_t) "no.such.thing",
-                                          (char *)(uintptr_t) "1"};
-    struct mm_config config = {.kafka_bootstrap = (char *)(uintptr_t) "127.0.0.1:1",
-                               .properties = &property,
-                               .n_properties = 1};
+    char name[] = "no.such.thing";
+    char value[] = "1";
+    char bootstrap[] = "127.0.0.1:1";
+    struct mm_config_property property = {name, value};
+    struct mm_config config = {
+        .kafka_bootstrap = bootstrap, .properties = &property, .n_properties = 1};
     struct mm_kafka_options opts = {.config = &config};
     struct mm_kafka *k;
     char errstr[256];
