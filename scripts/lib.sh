@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # the names are for those who source this
+# What scripts/test.sh and scripts/demo.sh have in common. To be sourced.
+
+# Debian's names. The first list builds; the others run what their name says.
+packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosquitto-dev librdkafka-dev
+    libmicrohttpd-dev libcjson-dev)
+packages_unit=(libcmocka-dev)
+packages_integration=(mosquitto binutils util-linux openjdk-17-jre-headless maven python3 python3-venv)
+packages_demo=(mosquitto mosquitto-clients kcat curl)
+
+# Where the sources are.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '\n==> %s\n' "$*"; }
+note() { printf '    %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "cannot install packages: neither root nor sudo"
+    fi
+}
+
+# install_packages NAME...: with apt, those that are not there. Costs one dpkg-query when nothing is missing.
+install_packages() {
+    local name status
+    local -A installed=()
+    local missing=()
+    if ! command -v dpkg-query >/dev/null; then
+        note "no dpkg here: what is needed is taken to be there ($*)"
+        return
+    fi
+    while read -r name status; do
+        if [ "$status" = installed ]; then installed[$name]=1; fi
+    done < <(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true)
+    for name in "$@"; do
+        if [ -z "${installed[$name]:-}" ]; then missing+=("$name"); fi
+    done
+    if [ ${#missing[@]} -eq 0 ]; then return; fi
+
+    say "installing ${missing[*]}"
+    apt_install "${missing[@]}"
+    # The broker that came with it is no service that anybody asked for. One that was there before is left as it is.
+    if [[ " ${missing[*]} " = *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
+        note "the system's own mosquitto.service is not started, now or at the next boot"
+        as_root systemctl --quiet disable mosquitto.service || true
+    fi
+}
+
+# apt_install NAME...: and start no service of theirs.
+apt_install() {
+    local policy=/usr/sbin/policy-rc.d
+    local ours=no code=0
+    if [ ! -e $policy ]; then
+        ours=yes
+        printf '#!/bin/sh\n# Of %s, while it installs: starts no service.\nexit 101\n' "$(basename "$0")" |
+            as_root tee $policy >/dev/null
+        as_root chmod 0755 $policy
+    fi
+    {
+        as_root apt-get -q update &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+                install --no-install-recommends "$@"
+    } || code=$?
+    if [ $ours = yes ]; then as_root rm -f $policy; fi
+    if [ $code -ne 0 ]; then die "apt-get failed: install $* by hand"; fi
+}
+
+# build PRESET [TARGET...]: configure and compile what has changed, of all targets or of these.
+build() {
+    local preset=$1 log=$root/build/$1-configure.log
+    shift
+    local targets=()
+    if [ $# -gt 0 ]; then targets=(--target "$@"); fi
+    say "building (preset $preset, in build/$preset)"
+    mkdir -p "$root/build"
+    cd "$root" || exit
+    if ! cmake --preset "$preset" >"$log" 2>&1; then
+        cat "$log" >&2
+        die "cmake does not find its way"
+    fi
+    cmake --build --preset "$preset" "${targets[@]}"
+}
+
+# mosquitto is in sbin, which is not in everybody's PATH.
+mosquitto_binary() {
+    command -v mosquitto || command -v /usr/sbin/mosquitto || die "no mosquitto found"
+}

@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs the tests: unit tests by ctest, integration tests by pytest against a real
+# Mosquitto and a real Apache Kafka.
+#
+#   scripts/test.sh [options] [-- more arguments of pytest]
+#
+#   --preset NAME   release (default), debug, asan, tsan
+#   --unit          the unit tests only
+#   --integration   the integration tests only
+#   --long          outages of 30 s and more (MM_TEST_LONG=1)
+#   -k EXPRESSION   only the integration tests that match, as pytest's -k
+#   -h, --help      this text
+#
+# MM_TEST_KAFKA=host:port runs the integration tests that neither stop nor configure Kafka against that cluster. More
+# variables: test/integration/conftest.py. Exits 0 when everything passed.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+preset=release
+unit=yes
+integration=yes
+pytest_args=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --preset) preset=${2:-} && shift ;;
+        --preset=*) preset=${1#*=} ;;
+        --unit) integration=no ;;
+        --integration) unit=no ;;
+        --long) export MM_TEST_LONG=1 ;;
+        -k) pytest_args+=(-k "${2:-}") && shift ;;
+        -h | --help)
+            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        --) shift && pytest_args+=("$@") && break ;;
+        *) die "unknown option \"$1\"; --help shows them" ;;
+    esac
+    shift
+done
+case $preset in
+    release | debug | asan | tsan) ;;
+    *) die "--preset \"$preset\": expected release, debug, asan or tsan" ;;
+esac
+if [ $unit$integration = nono ]; then unit=yes integration=yes; fi
+
+cd "$root"
+begin=$SECONDS
+results=()
+
+# A Python environment of our own, made again when the requirements or the interpreter change.
+prepare_venv() {
+    local venv=$root/build/venv requirements=$root/test/integration/requirements.txt stamp
+    stamp=$(python3 -c 'import sys; print(sys.version, sys.base_prefix)' && cat "$requirements")
+    if [ -x "$venv/bin/pytest" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+    say "making the Python environment build/venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    printf '%s\n' "$stamp" >"$venv/stamp"
+}
+
+# sanitizer_library NAME: of the compiler, to be loaded before the broker, which is built without.
+sanitizer_library() {
+    local file
+    file=$(gcc -print-file-name="$1")
+    [ "$file" != "$1" ] || die "gcc has no $1"
+    readlink -f "$file"
+}
+
+# Runs the rest of the line where a sanitizer can live.
+launcher=()
+prepare_sanitizer() {
+    case $preset in
+        asan) export MM_TEST_PRELOAD=${MM_TEST_PRELOAD:-$(sanitizer_library libasan.so)} ;;
+        tsan)
+            MM_TEST_PRELOAD=${MM_TEST_PRELOAD:-"$(sanitizer_library libtsan.so) $root/build/tsan/lib/libtsan_threads.so"}
+            export MM_TEST_PRELOAD
+            # ThreadSanitizer of GCC 12 finds no room for its shadow when addresses are as random as newer kernels
+            # make them. Not every container allows to switch that off, so it is done only where it must.
+            if [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 0)" -gt 28 ]; then
+                launcher=(setarch "$(uname -m)" -R)
+            fi
+            ;;
+    esac
+}
+
+# run NAME COMMAND...: notes how it ended.
+run() {
+    local name=$1 start=$SECONDS code=0
+    shift
+    "$@" || code=$?
+    if [ $code -eq 0 ]; then
+        results+=("$name passed in $((SECONDS - start)) s")
+    else
+        results+=("$name FAILED ($((SECONDS - start)) s)")
+        failed=yes
+    fi
+}
+
+needed=("${packages_build[@]}" "${packages_unit[@]}")
+if [ $integration = yes ]; then needed+=("${packages_integration[@]}"); fi
+install_packages "${needed[@]}"
+targets=()
+if [ $unit = no ]; then
+    targets=(mosquitto_metamorphosis metamorphosis)
+    if [ "$preset" = tsan ]; then targets+=(tsan_threads); fi
+fi
+build "$preset" "${targets[@]}"
+
+failed=no
+if [ $unit = yes ]; then
+    say "unit tests"
+    run "unit tests" ctest --preset "$preset"
+fi
+if [ $integration = yes ]; then
+    prepare_venv
+    prepare_sanitizer
+    say "integration tests: real Mosquitto, ${MM_TEST_KAFKA:-real Apache Kafka} (about six minutes)"
+    export MM_TEST_PLUGIN=${MM_TEST_PLUGIN:-$root/build/$preset/lib/mosquitto_metamorphosis.so}
+    export PYTHONDONTWRITEBYTECODE=1
+    cd test/integration
+    run "integration tests" "${launcher[@]}" "$root/build/venv/bin/python" -m pytest "${pytest_args[@]}"
+fi
+
+summary=$(printf '%s, ' "${results[@]}")
+if [ $failed = yes ]; then
+    printf '\nFAILED (preset %s, %d s): %s\n' "$preset" $((SECONDS - begin)) "${summary%, }"
+    exit 1
+fi
+printf '\nAll good (preset %s, %d s): %s\n' "$preset" $((SECONDS - begin)) "${summary%, }"

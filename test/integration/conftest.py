@@ -1,0 +1,152 @@
+"""Fixtures: a shared Kafka, Kafkas of one's own, brokers with the plugin.
+
+MM_TEST_KAFKA=host:port      a cluster for the tests that neither stop nor configure it; they make topics in it
+MM_TEST_MOSQUITTO=path       the broker, otherwise mosquitto from the PATH
+MM_TEST_PLUGIN=path          the plugin, otherwise the one of the release preset
+MM_TEST_PRELOAD=libraries    preloaded into the broker: the run-time library of a sanitizer
+MM_TEST_LONG=1               outages of 30 s and more, instead of a few
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from harness import ports, processes
+from harness.broker import Broker
+from harness.kafka import Cluster, Kafka
+
+_LONGEST_TEST = 240  # seconds, of one test in its short form
+_figures = pytest.StashKey[list[str]]()
+
+
+def long_form() -> bool:
+    return os.environ.get("MM_TEST_LONG", "") not in ("", "0")
+
+
+@pytest.fixture(scope="session")
+def seconds() -> Callable[[float, float], float]:
+    """seconds(short, long): a duration of the form that runs."""
+    return lambda short, long: long if long_form() else short
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The shared cluster. Tests make topics of their own in it, and never stop it."""
+    external = os.environ.get("MM_TEST_KAFKA")
+    if external:
+        cluster = Cluster(external)
+        assert cluster.answers(), f"no Kafka answers at MM_TEST_KAFKA={external}"
+        yield cluster
+        return
+    node = Kafka(tmp_path_factory.mktemp("shared-kafka"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def kafka_port_of_nobody() -> int:
+    """A port on which no Kafka will ever answer."""
+    return ports.free_port()
+
+
+MakeKafka = Callable[..., Kafka]
+MakeBroker = Callable[..., Broker]
+
+
+@pytest.fixture
+def make_kafka(tmp_path: Path) -> Iterator[MakeKafka]:
+    """make_kafka(properties): a node of this test's own, not started."""
+    with contextlib.ExitStack() as stack:
+        count = 0
+
+        def make(properties: dict[str, str] | None = None) -> Kafka:
+            nonlocal count
+            count += 1
+            node = Kafka(tmp_path / f"kafka-{count}", properties)
+            stack.callback(node.close)
+            return node
+
+        yield make
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[MakeBroker]:
+    """make_broker(options, ...): a broker, not started; the arguments are Broker's. It is stopped at the end of the
+    test, and what it logged is shown when the test failed."""
+    brokers: list[Broker] = []
+
+    def make(*args: Any, **kwargs: Any) -> Broker:
+        broker = Broker(tmp_path / f"broker-{len(brokers) + 1}", *args, **kwargs)
+        brokers.append(broker)
+        return broker
+
+    yield make
+    with contextlib.ExitStack() as stack:
+        for broker in brokers:
+            stack.callback(_show, broker)
+            stack.callback(broker.close)
+
+
+def _show(broker: Broker) -> None:
+    log = broker.logs().splitlines()
+    print(f"--- {broker.config} ---\n{broker.config.read_text()}--- its log ---")
+    print("\n".join([*log[:200], "[...]", *log[-200:]] if len(log) > 400 else log))
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """figure(text): a measurement, printed with the summary of the run."""
+
+    def note(text: str) -> None:
+        request.config.stash.setdefault(_figures, []).append(f"{request.node.nodeid}: {text}")
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash.get(_figures, [])
+    if figures:
+        terminalreporter.section("figures")
+        for line in figures:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Every test runs: one that is skipped has failed."""
+    report = yield
+    if report.skipped:
+        report.outcome = "failed"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """No test hangs: after a time that none needs it is interrupted where it stands."""
+
+    def too_long(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"{item.nodeid} runs for more than {limit} s")
+
+    limit = _LONGEST_TEST * (5 if long_form() else 1)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(limit)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def pytest_unconfigure() -> None:
+    processes.kill_all()

@@ -1,0 +1,333 @@
+"""A real Apache Kafka (KRaft, one node) on loopback.
+
+The jars come from Maven by their coordinates (../kafka/pom.xml) into a cache that is shared by all runs and worktrees
+of this user. With them are kept an archive of loaded classes, which brings a start from 5 s down to 2 s, and a
+formatted, empty data directory, which each new node starts from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+from harness import ports
+from harness.processes import Child
+from harness.wait import wait_until
+
+_HERE = Path(__file__).resolve().parent.parent / "kafka"
+_POM = _HERE / "pom.xml"
+_LOG4J = _HERE / "log4j2.properties"
+
+_STARTED = re.compile(r"^(\d+) \w+ .*Kafka Server started", re.MULTILINE)
+_CLUSTER_ID = "bWV0YW1vcnBob3Npcy10ZQ"  # 16 bytes in base64url, any would do
+_START_TIMEOUT = 90.0
+_STOP_TIMEOUT = 30.0
+
+# The serial collector and the first compiler only: starts soon, needs few threads and little memory.
+_JVM = [
+    "java",
+    "-Xms64m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Djava.awt.headless=true",
+    f"-Dlog4j2.configurationFile={_LOG4J}",
+]
+
+_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A node that was killed may register again only when its old session has ended: 9 s by default.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "250",
+    "auto.create.topics.enable": "false",
+    "num.partitions": "1",
+}
+
+
+class Installation:
+    """The cache: jars, class archive, formatted data directory."""
+
+    def __init__(self) -> None:
+        pom = _POM.read_bytes()
+        found = re.search(rb"<kafka\.version>([^<]+)<", pom)
+        assert found is not None
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        # The digest makes a changed list of jars another installation; an old run goes on with its own.
+        digest = hashlib.sha256(pom).hexdigest()[:12]
+        self.root = base / "metamorphosis-test" / f"kafka-{found[1].decode()}" / digest
+        self.jars = self.root / "jars"
+        self.archive = self.root / "classes.jsa"
+        self.formatted = self.root / "formatted"
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def java(self, *options: str) -> list[str]:
+        """The command line up to the name of the class. A JVM that cannot use the archive goes on without it."""
+        if not options and self.archive.exists():
+            options = (f"-XX:SharedArchiveFile={self.archive}",)
+        return [*_JVM, *options, "-cp", f"{self.jars}/*"]
+
+    def prepare(self) -> None:
+        """Fetch and make what is missing. Several processes may call this at once."""
+        if self.formatted.exists() and self.archive.exists():
+            return
+        with self._lock():
+            if not self.jars.exists():
+                self._fetch()
+            if not self.formatted.exists():
+                self._format()
+            if not self.archive.exists():
+                self._make_archive()
+
+    def _fetch(self) -> None:
+        print(f"fetching the jars of Apache Kafka into {self.jars} (once)", flush=True)
+        fresh = self.root / "jars.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="metamorphosis-maven-") as project:
+            shutil.copy(_POM, project)
+            done = subprocess.run(
+                [
+                    *("mvn", "-B", "-q", "-Dstyle.color=never"),
+                    *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={fresh}"),
+                ],
+                cwd=project,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 0, f"maven failed:\n{done.stdout}{done.stderr}"
+        fresh.rename(self.jars)
+
+    def _format(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="metamorphosis-kafka-") as name:
+            work = Path(name)
+            config = work / "server.properties"
+            config.write_text(_render(_PROPERTIES | _listeners(9092, 9093, work / "data")))
+            done = subprocess.run(
+                [*self.java(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"formatting failed:\n{done.stdout}{done.stderr}"
+            fresh = self.root / "formatted.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(work / "data", fresh)
+        fresh.rename(self.formatted)
+
+    def _make_archive(self) -> None:
+        """The JVM writes the archive when a node that was told to do so ends in order."""
+        fresh = self.root / "classes.jsa.new"
+        fresh.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="metamorphosis-kafka-") as name:
+            node = Kafka(Path(name), installation=self, jvm_options=[f"-XX:ArchiveClassesAtExit={fresh}"])
+            node.start()
+            node.create_topic("t")
+            node.stop()
+            node.close()
+        assert fresh.exists(), "the JVM wrote no class archive"
+        fresh.rename(self.archive)
+
+
+@cache
+def installed() -> Installation:
+    """The installation, ready for use."""
+    installation = Installation()
+    installation.prepare()
+    return installation
+
+
+def _listeners(port: int, controller_port: int, data: Path) -> dict[str, str]:
+    return {
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "log.dirs": str(data),
+    }
+
+
+def _render(properties: Mapping[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+class Cluster:
+    """Any Kafka that can be reached: topics, and how to read from it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._admin_client: AdminClient | None = None
+
+    def _admin(self) -> AdminClient:
+        if self._admin_client is None:
+            self._admin_client = AdminClient(
+                {
+                    "bootstrap.servers": self.bootstrap,
+                    "reconnect.backoff.max.ms": 200,
+                    "socket.timeout.ms": 10000,
+                    "log_level": 0,  # in many tests the node is away: that is no news
+                }
+            )
+        return self._admin_client
+
+    def create_topic(self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
+        """Create a topic, wait until the cluster serves it, return its name."""
+        topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+        self._admin().create_topics([topic], operation_timeout=20)[name].result(30)
+
+        def served() -> bool:
+            described = self._admin().list_topics(topic=name, timeout=10).topics[name]
+            return (
+                described.error is None
+                and len(described.partitions) == partitions
+                and all(p.leader >= 0 for p in described.partitions.values())
+            )
+
+        wait_until(served, 20, f"topic {name} has leaders")
+        return name
+
+    def new_topic(self, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
+        """A topic that no other test has."""
+        return self.create_topic(unique("t"), partitions, config)
+
+    def delete_topic(self, name: str) -> None:
+        self._admin().delete_topics([name], operation_timeout=20)[name].result(30)
+        wait_until(lambda: not self.has_topic(name), 20, f"topic {name} is gone")
+
+    def has_topic(self, name: str) -> bool:
+        return name in self._admin().list_topics(timeout=10).topics
+
+    def topic_config(self, name: str) -> dict[str, str]:
+        """The settings of a topic, as the cluster describes them."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        entries = self._admin().describe_configs([resource])[resource].result(30)
+        return {key: entry.value for key, entry in entries.items()}
+
+    def answers(self) -> bool:
+        """Does a client get metadata now?"""
+        try:
+            self._admin().list_topics(timeout=2)
+        except KafkaException as problem:
+            if problem.args[0].code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN):
+                return False
+            raise
+        return True
+
+
+class Kafka(Cluster):
+    """One node of our own, which may be stopped, killed and paused. It keeps its ports and data."""
+
+    def __init__(
+        self,
+        directory: Path,
+        properties: Mapping[str, str] | None = None,
+        *,
+        installation: Installation | None = None,
+        jvm_options: Sequence[str] = (),
+    ) -> None:
+        self.port = ports.free_port()
+        super().__init__(f"127.0.0.1:{self.port}")
+        self.data = directory / "data"
+        self.log = directory / "kafka.log"
+        self._directory = directory
+        self._installation = installation or installed()
+        self._jvm_options = jvm_options
+        self._controller_port = ports.free_port()
+        self._properties = dict(properties or {})
+        self._child: Child | None = None
+        self._log_start = 0
+
+    @property
+    def child(self) -> Child:
+        assert self._child is not None, "Kafka is not running"
+        return self._child
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None
+
+    def start(self) -> float:
+        """Start and wait. Returns the time at which the node said that it had started, by its own log: seconds since
+        the epoch."""
+        self.launch()
+        return self.wait_started()
+
+    def launch(self) -> None:
+        """Start without waiting."""
+        assert self._child is None, "Kafka is running already"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not self.data.exists():
+            shutil.copytree(self._installation.formatted, self.data)
+        config = self._directory / "server.properties"
+        listeners = _listeners(self.port, self._controller_port, self.data)
+        config.write_text(_render(_PROPERTIES | listeners | self._properties))
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        argv = [*self._installation.java(*self._jvm_options), "kafka.Kafka", str(config)]
+        self._child = Child("Kafka", argv, self.log, cwd=self._directory)
+
+    def wait_started(self) -> float:
+        def started() -> re.Match[str] | None:
+            text = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+            assert self.child.running, f"Kafka died:\n{self.child.tail()}"
+            return _STARTED.search(text)
+
+        found = wait_until(started, _START_TIMEOUT, lambda: f"Kafka started\n{self.child.tail()}")
+        return int(found[1]) / 1000
+
+    def stop(self) -> float:
+        """SIGTERM; returns the seconds it took."""
+        seconds, _ = self.child.terminate(_STOP_TIMEOUT)
+        self._child = None
+        return seconds
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.child.kill()
+        self._child = None
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing is answered."""
+        self.child.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.child.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it in whatever state it is, quickly: its data is not wanted any more."""
+        if self._child is not None:
+            self.kill()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"

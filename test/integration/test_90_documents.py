@@ -1,0 +1,156 @@
+"""The documents tell what the program does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeBroker
+from harness import mqtt
+from harness.broker import Broker, plugin_file
+from harness.consumer import wait_records
+from harness.kafka import Cluster
+
+_ROOT = Path(__file__).resolve().parents[2]
+_EXAMPLE = _ROOT / "mosquitto.conf.example"
+_OPTIONS = _ROOT / "docs" / "options.md"
+_METRICS = _ROOT / "docs" / "metrics.md"
+
+_OPTION_LINE = re.compile(r"^(?P<off>#?)plugin_opt_(?P<name>\S+) (?P<value>.+)$")
+
+
+def _reference() -> str:
+    """What `metamorphosis options` prints. The tool lies beside the plugin, in bin."""
+    tool = plugin_file().parent.parent / "bin" / "metamorphosis"
+    assert tool.exists(), f"no tool at {tool}: build it"
+    return subprocess.run([str(tool), "options"], capture_output=True, text=True, check=True).stdout
+
+
+def _known_options() -> dict[str, str | None]:
+    """Each option with its default, as the reference's table has them; None: it has no default."""
+    rows = re.findall(r"^\| `(\w+)` \| `\w+` \| (?:`([^`]*)`|not set) \|", _reference(), re.MULTILINE)
+    assert len(rows) > 10, "the reference has another form than it had"
+    return {name: default or None for name, default in rows}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    comment: str  # the lines above, up to an empty one
+    value: str
+    is_set: bool  # not commented out
+
+
+def _example_options() -> list[tuple[str, _Entry]]:
+    """The plugin's options in the example, in its order."""
+    found = []
+    comment: list[str] = []
+    for line in _EXAMPLE.read_text().splitlines():
+        option = _OPTION_LINE.match(line)
+        if option:
+            found.append((option["name"], _Entry("\n".join(comment), option["value"], not option["off"])))
+        comment = [*comment, line.removeprefix("#").strip()] if line.startswith("#") and not option else []
+    return found
+
+
+def test_option_reference() -> None:
+    """docs/options.md is what the tool prints."""
+    assert _OPTIONS.read_text() == _reference(), f"make it again: metamorphosis options > {_OPTIONS}"
+
+
+def test_every_option_is_in_the_example() -> None:
+    """Each option stands once in mosquitto.conf.example with a text and its default, commented out with the default as
+    its value or set; and nothing else stands there but properties of librdkafka."""
+    known = _known_options()
+    entries = [(name, entry) for name, entry in _example_options() if not name.startswith("rdkafka.")]
+    assert sorted(name for name, _ in entries) == sorted(known)
+    for name, entry in entries:
+        default = known[name]
+        texts = re.findall(r"^Default: (.*)$", entry.comment, re.MULTILINE)
+        assert len(texts) == 1, f"{name}: not one line with its default"
+        assert re.match(re.escape(default or "not set") + r"($|, or )", texts[0]), f"{name}: the default is {default}"
+        assert len(entry.comment.splitlines()) > 1, f"{name}: not a word about it"
+        if not entry.is_set and default is not None:
+            assert entry.value == default, f"{name}: commented out with another value than its default"
+
+
+def _replace(text: str, pattern: str, by: str) -> str:
+    """Replace the one line that matches."""
+    changed, n = re.subn(pattern, lambda _: by, text, flags=re.MULTILINE)
+    assert n == 1, f"{n} lines of {_EXAMPLE.name} match {pattern}"
+    return changed
+
+
+def _use_example(broker: Broker, kafka: Cluster, topic: str, text: str) -> None:
+    """Give the broker the example as its configuration, with addresses, ports and paths of this test."""
+    text = _replace(text, r"^listener 1883 127\.0\.0\.1$", f"listener {broker.port} 127.0.0.1")
+    text = _replace(text, r"^plugin \S+$", f"plugin {plugin_file()}")
+    text = _replace(text, r"^plugin_opt_kafka_broker .*$", f"plugin_opt_kafka_broker {kafka.bootstrap}")
+    text = _replace(text, r"^plugin_opt_kafka_topic .*$", f"plugin_opt_kafka_topic {topic}")
+    text = _replace(text, r"^#?plugin_opt_health_port .*$", f"plugin_opt_health_port {broker.health_port}")
+    text += f"log_dest file {broker.directory / 'mosquitto.log'}\n"
+    if os.getuid() == 0:
+        text += "user root\n"
+    broker.config.write_text(text)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["as it stands", "with every option set"])
+def test_the_example_works(kafka: Cluster, make_broker: MakeBroker, everything: bool) -> None:
+    """A real broker starts with mosquitto.conf.example, and a message arrives in Kafka; also with all that is commented
+    out in use, but for the properties of librdkafka, of which some exclude each other."""
+    topic = kafka.new_topic()
+    text = _EXAMPLE.read_text()
+    if everything:
+        text = re.sub(r"^#(?=plugin_opt_(?!rdkafka\.)|max_packet_size )", "", text, flags=re.MULTILINE)
+        assert len(re.findall(r"^plugin_opt_", text, re.MULTILINE)) == len(_known_options())
+        text = _replace(text, r"^plugin_opt_kafka_test_topic .*$", f"plugin_opt_kafka_test_topic {kafka.new_topic()}")
+    broker = make_broker()
+    _use_example(broker, kafka, topic, text)
+    broker.start()
+    mqtt.publish_all(broker.port, [("a", b"x")])
+    (record,) = wait_records(kafka.bootstrap, topic, 1)
+    assert (record.mqtt_topic, record.payload) == ("a", b"x")
+    broker.health.wait_drained(5)
+    assert broker.stop().seconds < 10
+
+
+def test_properties_in_the_example_are_librdkafkas(make_broker: MakeBroker) -> None:
+    """The properties of librdkafka that the example shows exist, and the plugin lets them be set: it names another
+    mistake, made here on purpose, and none of them. (The files of keys and certificates need not be there for that.)"""
+    options = {name: entry.value for name, entry in _example_options() if name.startswith("rdkafka.")}
+    assert len(options) > 5
+    broker = make_broker({**options, "kafka_workers": 0})
+    _, log = broker.run_refused()
+    mistakes = re.findall(r"metamorphosis: (option .*)", log)
+    assert len(mistakes) == 1 and "kafka_workers" in mistakes[0], log
+    usable = {name: value for name, value in options.items() if not name.startswith(("rdkafka.ssl", "rdkafka.sec"))}
+    assert len(usable) > 3
+    make_broker({**usable, "kafka_broker": "127.0.0.1:1"}).start()
+
+
+def _documented_metrics() -> set[str]:
+    """The names that begin a row of a table."""
+    return set(re.findall(r"^\| `([a-z_0-9]+)`", _METRICS.read_text(), re.MULTILINE))
+
+
+def test_every_metric_is_documented(kafka: Cluster, make_broker: MakeBroker) -> None:
+    """The families of a live /metrics page and the rows of docs/metrics.md are the same; the type and each label of a
+    family stand in its row."""
+    broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": kafka.new_topic()}).start()
+    metrics = broker.health.scrape()
+    assert _documented_metrics() == set(metrics.types)
+    text = _METRICS.read_text()
+    for name, kind in metrics.types.items():
+        (row,) = re.findall(rf"^\| `{name}`.*$", text, re.MULTILINE)
+        assert f"| {kind} |" in row, f"{name} is a {kind}"
+        own = {name, f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+        for sample, labels in metrics.samples:
+            for label, value in labels if sample in own else ():
+                if label == "le":
+                    continue
+                assert f"`{label}`" in row, f"{name} has a label {label}"
+                assert label not in ("reason", "state") or f"`{value}`" in row, f"{name} has {label}={value}"
