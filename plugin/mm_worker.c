@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -39,6 +40,12 @@
 
 /* In flight and no report for so long: the cluster is not there, whatever the connection says. */
 #define STALL_NS (10 * UINT64_C(1000000000))
+
+/* A window that held so many records and holds so few now has left memory behind in the allocator.
+ */
+#define TRIM_ABOVE 10000
+#define TRIM_BELOW 1000
+#define TRIM_INTERVAL_NS (60 * UINT64_C(1000000000))
 
 #define RESTART_MAX_S 30
 #define LINE_INTERVAL_NS (60 * UINT64_C(1000000000))
@@ -105,6 +112,7 @@ struct mm_worker
     bool probing;            /* the first record goes alone */
     bool up;
     bool ever_up;
+    bool was_large;  /* the window was, since memory was last given back */
     bool clocks_old; /* time may have passed since read_clocks() */
     bool test_sent;
     uint32_t restart_s;      /* the last pause before a new producer */
@@ -113,6 +121,7 @@ struct mm_worker
     uint64_t progress_ns; /* of the last delivery report, or of the first message in flight */
     uint64_t busy_ns;     /* when a record was last sent */
     uint64_t down_since_ns;
+    uint64_t trim_after_ns;
     uint64_t n_refusals;      /* delivery reports with an error of Kafka's */
     uint64_t n_errors_before; /* connection errors of producers that are gone */
     uint64_t now_ns;
@@ -930,6 +939,21 @@ static void watch_connection(struct mm_worker *w)
     }
 }
 
+/* After an outage: the messages that the Kafka client held were freed, but the allocator keeps
+ * their memory. Once, when it is over, since the system's need is not ours to judge. */
+static void give_memory_back(struct mm_worker *w)
+{
+    if (w->n_held > TRIM_ABOVE) {
+        w->was_large = true;
+    } else if (w->was_large && w->n_held < TRIM_BELOW && w->now_ns >= w->trim_after_ns) {
+        w->was_large = false;
+        w->trim_after_ns = w->now_ns + TRIM_INTERVAL_NS;
+#ifdef __GLIBC__
+        (void)malloc_trim(0);
+#endif
+    }
+}
+
 static void publish(struct mm_worker *w)
 {
     mm_gauge_set(&w->m->taken, w->n_taken);
@@ -965,6 +989,7 @@ static void *worker_main(void *arg)
         advance_low(w);
         watch_connection(w);
         publish(w);
+        give_memory_back(w);
     }
     /* Reports that come now still count; what is left stays in the log. */
     set_state(w, MM_WORKER_DRAINING);

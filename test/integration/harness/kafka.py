@@ -81,7 +81,7 @@ class Installation:
         digest = hashlib.sha256(pom).hexdigest()[:12]
         self.root = base / "metamorphosis-test" / f"kafka-{found[1].decode()}" / digest
         self.jars = self.root / "jars"
-        self.archive = self.root / "classes.jsa"
+        self.archive = self.root / f"classes-{_java_id()}.jsa"
         self.formatted = self.root / "formatted"
 
     @contextlib.contextmanager
@@ -92,8 +92,8 @@ class Installation:
             yield
 
     def java(self, *options: str) -> list[str]:
-        """The command line up to the name of the class. A JVM that cannot use the archive goes on without it."""
-        if not options and self.archive.exists():
+        """The command line up to the name of the class. An empty archive: this JVM makes none."""
+        if not options and self.archive.exists() and self.archive.stat().st_size > 0:
             options = (f"-XX:SharedArchiveFile={self.archive}",)
         return [*_JVM, *options, "-cp", f"{self.jars}/*"]
 
@@ -157,8 +157,16 @@ class Installation:
             node.create_topic("t")
             node.stop()
             node.close()
-        assert fresh.exists(), "the JVM wrote no class archive"
+        fresh.touch()
         fresh.rename(self.archive)
+
+
+def _java_id() -> str:
+    """Another JVM needs another archive."""
+    found = shutil.which(_JVM[0])
+    assert found is not None, "no java in the PATH: install openjdk-17-jre-headless (scripts/test.sh does)"
+    real = Path(found).resolve()
+    return hashlib.sha256(f"{real} {real.stat().st_mtime_ns}".encode()).hexdigest()[:12]
 
 
 @cache
