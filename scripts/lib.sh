@@ -7,6 +7,7 @@ packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosq
     libmicrohttpd-dev libcjson-dev)
 packages_unit=(libcmocka-dev)
 packages_integration=(mosquitto binutils util-linux openjdk-17-jre-headless maven python3 python3-venv)
+packages_lint=(clang-format clang-tidy shellcheck git)
 packages_demo=(mosquitto mosquitto-clients kcat curl)
 
 # Where the sources are.
@@ -93,4 +94,16 @@ build() {
 # mosquitto is in sbin, which is not in everybody's PATH.
 mosquitto_binary() {
     command -v mosquitto || command -v /usr/sbin/mosquitto || die "no mosquitto found"
+}
+
+# A Python environment of our own, made again when the requirements or the interpreter change.
+prepare_venv() {
+    local venv=$root/build/venv requirements=$root/test/integration/requirements.txt stamp
+    stamp=$(python3 -c 'import sys; print(sys.version, sys.base_prefix)' && cat "$requirements")
+    if [ -x "$venv/bin/pytest" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+    say "making the Python environment build/venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    printf '%s\n' "$stamp" >"$venv/stamp"
 }

@@ -48,18 +48,6 @@ cd "$root"
 begin=$SECONDS
 results=()
 
-# A Python environment of our own, made again when the requirements or the interpreter change.
-prepare_venv() {
-    local venv=$root/build/venv requirements=$root/test/integration/requirements.txt stamp
-    stamp=$(python3 -c 'import sys; print(sys.version, sys.base_prefix)' && cat "$requirements")
-    if [ -x "$venv/bin/pytest" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
-    say "making the Python environment build/venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
-    printf '%s\n' "$stamp" >"$venv/stamp"
-}
-
 # sanitizer_library NAME: of the compiler, to be loaded before the broker, which is built without.
 sanitizer_library() {
     local file

@@ -6,7 +6,6 @@
  * glibc's types of both kinds have the same representation. */
 #include <errno.h>
 #include <pthread.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <threads.h>
 
@@ -34,11 +33,19 @@ struct start
     void *arg;
 };
 
+/* A thread's result in a pthread's. */
+union result {
+    void *pointer;
+    int number;
+};
+
 static void *run(void *arg)
 {
     struct start start = *(struct start *)arg;
     free(arg);
-    return (void *)(intptr_t)start.function(start.arg);
+    union result result = {.pointer = NULL};
+    result.number = start.function(start.arg);
+    return result.pointer;
 }
 
 EXPORT int thrd_create(thrd_t *thread, thrd_start_t function, void *arg)
@@ -57,10 +64,10 @@ EXPORT int thrd_create(thrd_t *thread, thrd_start_t function, void *arg)
 
 EXPORT int thrd_join(thrd_t thread, int *result)
 {
-    void *value = NULL;
-    int err = pthread_join(thread, &value);
+    union result ended = {.pointer = NULL};
+    int err = pthread_join(thread, &ended.pointer);
     if (result != NULL) {
-        *result = (int)(intptr_t)value;
+        *result = ended.number;
     }
     return to_thrd(err);
 }

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what is missing, and checks form: clang-format, clang-tidy, shellcheck, and that the option reference is the
+# one that the program prints.
+#
+#   scripts/lint.sh [-h|--help]
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+case ${1:-} in
+    '') ;;
+    -h | --help)
+        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    *) die "unknown option \"$1\"; --help shows them" ;;
+esac
+
+install_packages "${packages_build[@]}" "${packages_unit[@]}" "${packages_lint[@]}"
+build release
+cd "$root"
+
+mapfile -t sources < <(git ls-files '*.c')
+mapfile -t headers < <(git ls-files '*.h')
+mapfile -t shell < <(git ls-files '*.sh' .ci/run bench/run bench/compare | xargs grep -lE '^#!.*bash|shellcheck shell=bash')
+
+say "clang-format"
+clang-format --dry-run -Werror "${sources[@]}" "${headers[@]}"
+say "shellcheck"
+shellcheck -x "${shell[@]}"
+say "clang-tidy"
+# The fuzz targets and the helpers of one preset are not in this build; their flags are the same.
+printf '%s\0' "${sources[@]}" | xargs -0 -n 4 -P "$(nproc)" sh -c '
+    for file; do
+        clang-tidy --quiet "$file" -- -std=c11 -D_GNU_SOURCE -DMM_TEST_DATA_DIR="\"test/data\"" \
+            -Iinclude -Ibuild/release/include -I/usr/include/cjson || exit 255
+    done' sh 2>/dev/null
+say "docs/options.md"
+build/release/bin/metamorphosis options | diff docs/options.md - ||
+    die "docs/options.md is stale: build/release/bin/metamorphosis options > docs/options.md"
+say "form is good"
