@@ -52,7 +52,8 @@ struct mm_kafka_options
 {
     const struct mm_config *config; /* borrowed, for the life of the producer */
     bool single;                    /* one message in a batch: the judge of suspects */
-    bool up;                        /* what is known of the connection from the producer before */
+    bool quiet; /* connection errors are told at debug: another producer tells them */
+    bool up;    /* what is known of the connection from the producer before */
     mm_kafka_report_fn on_report;
     void *arg;
     struct mm_log *log;               /* borrowed */

@@ -11,6 +11,7 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <ctype.h>
 #include <fnmatch.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -235,6 +236,7 @@ static const struct
      "the plugin sets it: a message is tried until Kafka has it"},
     {{"enable.gapless.guarantee"}, "the plugin sets it: without it a failure may break the order"},
     {{"queuing.strategy"}, "the order must be first in, first out"},
+    {{"test.*", "ut_*"}, "this is for tests of librdkafka itself: messages would go nowhere"},
     {{"topic.blacklist"}, "no message must be kept away from its topic"},
     {{"transactional.id"}, "the plugin does not use transactions"},
     {{"queue.buffering.max.messages", "queue.buffering.max.kbytes"},
@@ -245,6 +247,9 @@ static const struct
     {{"*_cb", "opaque", "interceptors", "default_topic_conf"},
      "this is a pointer in a program, not a setting"},
 };
+
+/* The stop waits 5 s for what is under way. */
+#define LINGER_MAX_MS 1000
 
 #define N_REFUSALS (sizeof refusals / sizeof refusals[0])
 #define N_REFUSAL_NAMES (sizeof refusals[0].names / sizeof refusals[0].names[0])
@@ -732,6 +737,14 @@ static bool is_good_partitioner(const char *value)
     return false;
 }
 
+/* librdkafka takes fractions; so do we. */
+static bool is_good_linger(const char *value)
+{
+    char *end;
+    double ms = strtod(value, &end);
+    return isdigit((unsigned char)value[0]) && *end == '\0' && ms >= 0 && ms <= LINGER_MAX_MS;
+}
+
 /* Take one property. No finding shows its value, since that may be a secret. */
 static int add_property(struct parser *p, const char *name, const char *value)
 {
@@ -760,6 +773,12 @@ static int add_property(struct parser *p, const char *name, const char *value)
     if (property->value[0] == '\0') {
         report(p, MM_LOG_ERROR, "%s: \"\" is not valid: expected a value of librdkafka",
                p->subject);
+    } else if ((strcmp(name, "linger.ms") == 0 || strcmp(name, "queue.buffering.max.ms") == 0) &&
+               !is_good_linger(property->value)) {
+        report(p, MM_LOG_ERROR,
+               "%s: not valid: expected a number of milliseconds from 0 to %d; what lingers longer "
+               "is lost when the broker stops",
+               p->subject, LINGER_MAX_MS);
     } else if (strcmp(name, "partitioner") == 0 && !is_good_partitioner(property->value)) {
         report(p, MM_LOG_ERROR,
                "%s: not valid: expected murmur2_random, murmur2, consistent_random, consistent, "

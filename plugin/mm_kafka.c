@@ -47,6 +47,7 @@ struct topic
     rd_kafka_topic_t *handle;
     partitioner_fn partitioner;
     uint64_t n_out; /* messages whose report is still to come */
+    bool finding;   /* the one that is out was sent before its partition was known */
 
     /* Written by whichever thread assigns a partition, read by the owner; 0: not known yet. */
     _Atomic int32_t n_partitions;
@@ -71,6 +72,7 @@ struct mm_kafka
     bool up;
     uint32_t n_down; /* statistics in a row without a connection */
     struct mm_log_limit *error_limit;
+    bool quiet;
     char last_error[256];
     char fatal_reason[256];
 };
@@ -144,6 +146,24 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
+/* Room for the state of n partitions. Their number never shrinks in Kafka. */
+static bool know_partitions(struct topic *topic, int32_t n)
+{
+    if (n <= topic->n_known) {
+        return true;
+    }
+    struct partition *partitions =
+        realloc(topic->partitions, (size_t)n * sizeof *topic->partitions);
+    if (partitions == NULL) {
+        return false;
+    }
+    memset(&partitions[topic->n_known], 0,
+           (size_t)(n - topic->n_known) * sizeof *topic->partitions);
+    topic->partitions = partitions;
+    topic->n_known = n;
+    return true;
+}
+
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
     (void)rk;
@@ -157,7 +177,16 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     struct topic *topic = rd_kafka_topic_opaque(m->rkt);
     topic->n_out--;
     bool delivered = report.class == MM_KAFKA_DELIVERED;
-    if (m->partition >= 0 && m->partition < topic->n_known) {
+    if (topic->n_out == 0) {
+        topic->finding = false;
+        /* Nothing is out, so nothing warms. Where a message went elsewhere than was foreseen,
+         * because the topic had grown, its report cannot end the warming of the partition foreseen.
+         */
+        for (int32_t p = 0; p < topic->n_known; p++) {
+            topic->partitions[p].warming = false;
+        }
+    }
+    if (m->partition >= 0 && know_partitions(topic, m->partition + 1)) {
         struct partition *partition = &topic->partitions[m->partition];
         partition->warming = false;
         partition->acked_ns = delivered ? monotonic_ns() : 0;
@@ -185,9 +214,9 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     snprintf(k->last_error, sizeof k->last_error, "%s", reason);
     uint64_t n_held = 0;
     if (mm_log_allowed(k->error_limit, monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
-        mm_log_write(k->log, MM_LOG_WARN, "Kafka: %s (%s; %llu more since the last such line)",
-                     reason, rd_kafka_err2name((rd_kafka_resp_err_t)err),
-                     (unsigned long long)n_held);
+        mm_log_write(k->log, k->quiet ? MM_LOG_DEBUG : MM_LOG_WARN,
+                     "Kafka: %s (%s; %llu more since the last such line)", reason,
+                     rd_kafka_err2name((rd_kafka_resp_err_t)err), (unsigned long long)n_held);
     }
 }
 
@@ -357,6 +386,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->arg = opts->arg;
     k->log = opts->log;
     k->error_limit = opts->error_limit;
+    k->quiet = opts->quiet;
     k->up = opts->up;
     err = configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
@@ -443,48 +473,43 @@ static struct topic *get_topic(struct mm_kafka *k, const char *name)
     return topic;
 }
 
-/* Room for the state of n partitions. Their number never shrinks in Kafka. */
-static bool know_partitions(struct topic *topic, int32_t n)
+/* The partition that a key leads to, as far as the number of partitions is known; NULL: it is not,
+ * or there is no memory. */
+static struct partition *partition_of(struct topic *topic, const struct mm_kafka_message *m)
 {
-    if (n <= topic->n_known) {
-        return true;
+    int32_t n = atomic_load_explicit(&topic->n_partitions, memory_order_relaxed);
+    if (n <= 0 || !know_partitions(topic, n)) {
+        return NULL;
     }
-    struct partition *partitions =
-        realloc(topic->partitions, (size_t)n * sizeof *topic->partitions);
-    if (partitions == NULL) {
-        return false;
-    }
-    memset(&partitions[topic->n_known], 0,
-           (size_t)(n - topic->n_known) * sizeof *topic->partitions);
-    topic->partitions = partitions;
-    topic->n_known = n;
-    return true;
+    return &topic->partitions[topic->partitioner(topic->handle, m->key, m->key_len, n, NULL, NULL)];
 }
 
-/* May a message with this key go to the topic now? See the head of mm_kafka.h. *partition is the
- * one that is to be marked as warming then; NULL: it is warm, or not known. */
-static bool may_send(struct topic *topic,
-                     const struct mm_kafka_message *m,
-                     struct partition **partition)
+static bool is_warm(const struct partition *partition)
 {
-    *partition = NULL;
-    int32_t n = atomic_load_explicit(&topic->n_partitions, memory_order_relaxed);
-    if (n <= 0) {
+    return partition->acked_ns != 0 && monotonic_ns() - partition->acked_ns < WARM_NS;
+}
+
+/* May a message with this key go to the topic now? See the head of mm_kafka.h. */
+static bool may_send(struct topic *topic, const struct mm_kafka_message *m)
+{
+    const struct partition *partition = partition_of(topic, m);
+    if (partition == NULL || topic->finding) {
         return topic->n_out == 0; /* the first message finds out */
     }
-    if (!know_partitions(topic, n)) {
-        return false;
+    return !partition->warming;
+}
+
+/* A message was handed over: nothing follows it into a partition that is not warm. Looked up again,
+ * since the client may have found more partitions just then. */
+static void note_sent(struct topic *topic, const struct mm_kafka_message *m)
+{
+    topic->n_out++;
+    struct partition *partition = partition_of(topic, m);
+    if (partition == NULL) {
+        topic->finding = true;
+    } else if (!is_warm(partition)) {
+        partition->warming = true;
     }
-    int32_t p = topic->partitioner(topic->handle, m->key, m->key_len, n, NULL, NULL);
-    struct partition *state = &topic->partitions[p];
-    if (state->warming) {
-        return false;
-    }
-    if (state->acked_ns != 0 && monotonic_ns() - state->acked_ns < WARM_NS) {
-        return true;
-    }
-    *partition = state;
-    return true;
 }
 
 /* For parameters of librdkafka that are not const but only read, thanks to RD_KAFKA_MSG_F_COPY. */
@@ -500,8 +525,7 @@ int mm_kafka_produce(struct mm_kafka *k,
                      struct mm_kafka_report *report)
 {
     struct topic *topic = get_topic(k, m->topic);
-    struct partition *cold;
-    if (topic == NULL || !may_send(topic, m, &cold)) {
+    if (topic == NULL || !may_send(topic, m)) {
         return MM_EAGAIN;
     }
     rd_kafka_vu_t parts[] = {
@@ -519,10 +543,7 @@ int mm_kafka_produce(struct mm_kafka *k,
     rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, n_parts);
     if (error == NULL) {
         k->n_out++;
-        topic->n_out++;
-        if (cold != NULL) {
-            cold->warming = true;
-        }
+        note_sent(topic, m);
         return 0;
     }
     rd_kafka_resp_err_t err = rd_kafka_error_code(error);

@@ -38,7 +38,8 @@
 /* How long a drain waits for requests that are on the wire. */
 #define DRAIN_MAX_NS (5 * UINT64_C(1000000000))
 
-/* In flight and no report for so long: the cluster is not there, whatever the connection says. */
+/* Records wait, and no report for so long: the cluster is not there, whatever the connection says.
+ */
 #define STALL_NS (10 * UINT64_C(1000000000))
 
 /* A window that held so many records and holds so few now has left memory behind in the allocator.
@@ -432,9 +433,7 @@ static bool send_entry(struct mm_worker *w,
     e->state = ENTRY_IN_FLIGHT;
     e->flags = (uint8_t)((e->flags | ENTRY_SENT) & ~(ENTRY_MAYBE | ENTRY_ALONE));
     e->flags |= kafka == w->single ? ENTRY_ALONE : 0;
-    if (w->n_in_flight++ == 0) {
-        w->progress_ns = w->now_ns;
-    }
+    w->n_in_flight++;
     w->busy_ns = w->now_ns;
     return true;
 }
@@ -452,7 +451,9 @@ static bool take(struct mm_worker *w, struct mm_record *rec)
                         .state = ENTRY_WAITING,
                         .time_ms = rec->time_ms};
     w->n_taken++;
-    w->n_held++;
+    if (w->n_held++ == 0) {
+        w->progress_ns = w->now_ns;
+    }
     return true;
 }
 
@@ -545,6 +546,7 @@ static int make_producer(struct mm_worker *w,
     struct mm_kafka_options opts = {
         .config = w->opts.config,
         .single = single,
+        .quiet = w->opts.index != 0,
         .up = w->up,
         .on_report = on_report,
         .arg = w,
@@ -926,7 +928,7 @@ static void watch_connection(struct mm_worker *w)
     if (kafka == NULL || w->state == MM_WORKER_DRAINING) {
         return; /* a pause of ours says nothing about the cluster */
     }
-    bool stalled = w->n_in_flight > 0 && w->now_ns - w->progress_ns > STALL_NS;
+    bool stalled = w->n_held > 0 && w->now_ns - w->progress_ns > STALL_NS;
     bool up = mm_kafka_up(kafka) && !stalled;
     if (up != w->up) {
         w->up = up;

@@ -84,7 +84,8 @@ build() {
     say "building (preset $preset, in build/$preset)"
     mkdir -p "$root/build"
     cd "$root" || exit
-    if ! cmake --preset "$preset" >"$log" 2>&1; then
+    # Said each time: whoever built here before may have left the tests out.
+    if ! cmake --preset "$preset" -DBUILD_TESTING=ON >"$log" 2>&1; then
         cat "$log" >&2
         die "cmake does not find its way"
     fi

@@ -657,6 +657,101 @@ static void test_the_test_message_is_written_by_each_worker(void **state)
     rig_free(g);
 }
 
+/* Kafka takes any first number of a producer that it does not know, so a second message on its way
+ * behind a first that is refused for the moment would make librdkafka take the first for stored. */
+static void test_a_cold_partition_gets_one_message_first(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 400);
+    rig_start(g);
+    struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    uint64_t most_before = 0;
+    uint64_t most_after = 0;
+    uint64_t end = now_ms() + 20000;
+    for (int i = 0; i < 40; i++) {
+        assert_int_equal(rig_publish(g, i % 2 == 0 ? "a" : "b", "x", 1), 0);
+    }
+    while (rig_figures(g).in_spool > 0 && now_ms() < end) {
+        uint64_t n = mm_counter_get(&m->in_flight);
+        if (mm_counter_get(&m->delivered) == 0) {
+            most_before = n > most_before ? n : most_before;
+        } else {
+            most_after = n > most_after ? n : most_after;
+        }
+        sleep_ms(2);
+    }
+    assert_true(rig_wait_empty(g, 1000));
+    assert_int_equal(most_before, 1);
+    assert_in_range(most_after, 10, 39); /* and then it is warm */
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* While a topic is refused: told, not healthy, tried once an interval and with one message. */
+static void test_a_parked_topic_is_told_and_probed(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 20, 2);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_resp_err_t errors[3];
+    for (int i = 0; i < 3; i++) {
+        errors[i] = RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    }
+    rd_kafka_mock_push_request_errors_array(g->cluster, API_PRODUCE, 3, errors);
+    rig_publish_many(g, 500, 2);
+    struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    bool parked = false;
+    uint64_t most_probing = 0;
+    uint64_t start = now_ms();
+    while (rig_figures(g).in_spool > 0 && now_ms() - start < 20000) {
+        if (mm_counter_get(&m->state) == MM_WORKER_PARKED) {
+            parked = true;
+            struct mm_snapshot shot = rig_figures(g);
+            if (mm_counter_get(&m->state) == MM_WORKER_PARKED) {
+                assert_false(shot.healthy);
+                assert_true(shot.ready);
+                assert_string_equal(shot.reason, "a Kafka topic is parked");
+            }
+            uint64_t n = mm_counter_get(&m->in_flight);
+            most_probing = n > most_probing ? n : most_probing;
+        }
+        sleep_ms(1);
+    }
+    assert_true(parked);
+    assert_in_range(most_probing, 0, 1);
+    assert_true(now_ms() - start >= 1000); /* kafka_retry_interval */
+    assert_true(rig_wait_empty(g, 1000));
+    assert_true(rig_figures(g).healthy);
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* Connected, but no answer: after 10 s that is no health, and the log says what it is. */
+static void test_a_cluster_that_confirms_nothing_is_not_healthy(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 20, 2);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 14000);
+    rig_publish_many(g, 20, 2);
+    uint64_t end = now_ms() + 13000;
+    while (rig_figures(g).healthy && now_ms() < end) {
+        sleep_ms(20);
+    }
+    assert_false(rig_figures(g).healthy);
+    assert_true(rig_logged(g, "has confirmed nothing for 10 s"));
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 0);
+    assert_true(rig_wait_empty(g, 40000));
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 /* A new producer after a failure says nothing about the cluster: no alarm, no test message. */
 static void test_a_new_producer_is_no_outage(void **state)
 {
@@ -767,6 +862,9 @@ int main(void)
         cmocka_unit_test(test_a_stop_without_kafka_ends_in_time_and_counts_what_is_left),
         cmocka_unit_test(test_a_stop_delivers_what_is_left),
         cmocka_unit_test(test_the_test_message_is_written_by_each_worker),
+        cmocka_unit_test(test_a_cold_partition_gets_one_message_first),
+        cmocka_unit_test(test_a_parked_topic_is_told_and_probed),
+        cmocka_unit_test(test_a_cluster_that_confirms_nothing_is_not_healthy),
         cmocka_unit_test(test_a_new_producer_is_no_outage),
         cmocka_unit_test(test_a_quiet_shard_costs_no_wakeups),
         cmocka_unit_test(test_a_suspect_that_lost_its_place_is_dropped),
