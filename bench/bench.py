@@ -365,7 +365,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the plugin, in all measurements; {dir} is the broker's directory: spool_dir={dir}/spool",
+        help="of the plugin, in all measurements, such as kafka_workers=2; {dir} is the broker's directory",
     )
     parser.add_argument(
         "--work", type=Path, help="where Kafka and the brokers keep their files (the temporary directory)"

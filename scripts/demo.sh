@@ -14,6 +14,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 keep=no
+[ $# -le 1 ] || die "too much: \"${*:2}\"; --help shows the options"
 case ${1:-} in
     '') ;;
     --keep) keep=yes ;;

@@ -23,12 +23,15 @@ integration=yes
 pytest_args=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --preset) preset=${2:-} && shift ;;
+        --preset | -k)
+            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            if [ "$1" = -k ]; then pytest_args+=(-k "$2"); else preset=$2; fi
+            shift
+            ;;
         --preset=*) preset=${1#*=} ;;
         --unit) integration=no ;;
         --integration) unit=no ;;
         --long) export MM_TEST_LONG=1 ;;
-        -k) pytest_args+=(-k "${2:-}") && shift ;;
         -h | --help)
             sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
             exit 0
