@@ -95,6 +95,14 @@ int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
 /* Accepts NULL. Thread: setup. */
 void mm_config_free(struct mm_config *config);
 
+/* How a refused QoS 1 or 2 message is answered: with a reason code (true), or by closing the
+ * connection.
+ *
+ * A code only where it can be seen as one: for MQTT 5 (mqtt_version 5) on Mosquitto 2.1 and later.
+ * To older clients, and to all by 2.0, a code is either an ordinary acknowledgement, which would
+ * lose the message, or a closed connection anyway. Thread: any. */
+bool mm_config_refuse_by_code(const struct mm_config *config, bool broker_2_1, int mqtt_version);
+
 /* The settings as one line of "name=value" pairs for the start log, without secrets. Long values
  * are cut; a pair that does not fit into dst (dst_len >= 1) is left out and the line ends in
  * " ...". The result is always terminated. Thread: any. */

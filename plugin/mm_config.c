@@ -1239,6 +1239,11 @@ static bool add_pair(struct line *line, const char *name, const char *value)
     return false;
 }
 
+bool mm_config_refuse_by_code(const struct mm_config *config, bool broker_2_1, int mqtt_version)
+{
+    return config->refuse_v5 == MM_REFUSE_REASON_CODE && broker_2_1 && mqtt_version == 5;
+}
+
 void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_len)
 {
     struct line line = {.dst = dst, .len = dst_len, .used = 0};

@@ -156,8 +156,8 @@ static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err
         return MOSQ_ERR_SUCCESS; /* the broker's own subscribers get it all the same */
     }
     mm_counter_add(&mm->counters->refused[too_large ? MM_REFUSED_TOO_LARGE : MM_REFUSED_FULL], 1);
-    if (mm->config->refuse_v5 == MM_REFUSE_REASON_CODE && mm->broker_2_1 &&
-        mosquitto_client_protocol_version(ev->client) == 5) {
+    if (mm_config_refuse_by_code(mm->config, mm->broker_2_1,
+                                 mosquitto_client_protocol_version(ev->client))) {
         return ERR_QUOTA_EXCEEDED;
     }
     return MOSQ_ERR_UNKNOWN;

@@ -1393,9 +1393,25 @@ static void test_printable(void **state)
     }
 }
 
+/* A reason code that a client cannot see is an acknowledgement of what was not stored. */
+static void test_only_mqtt_5_on_2_1_is_refused_by_code(void **state)
+{
+    (void)state;
+    for (int version = 3; version <= 5; version++) {
+        for (int broker_2_1 = 0; broker_2_1 <= 1; broker_2_1++) {
+            struct mm_config config = {.refuse_v5 = MM_REFUSE_DISCONNECT};
+            assert_false(mm_config_refuse_by_code(&config, broker_2_1 == 1, version));
+            config.refuse_v5 = MM_REFUSE_REASON_CODE;
+            assert_int_equal(mm_config_refuse_by_code(&config, broker_2_1 == 1, version),
+                             broker_2_1 == 1 && version == 5);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_only_mqtt_5_on_2_1_is_refused_by_code),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_all_given),
         cmocka_unit_test(test_good_values),

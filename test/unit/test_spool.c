@@ -356,6 +356,18 @@ static void test_large_records_have_a_segment_to_themselves(void **state)
     mm_spool_close(s);
 }
 
+/* The prepared segments stand in the way, and go. */
+static void test_room_is_made_for_a_large_record(void **state)
+{
+    (void)state;
+    struct mm_spool *s = open_spool(12 << 20, 1, false);
+    assert_int_equal(append(s, "t", 0, 100), 0);
+    ASSERT_EVENTUALLY(stats_of(s).allocated_bytes > 4 << 20);
+    ASSERT_EVENTUALLY(append(s, "t", 1, 8 << 20) == 0);
+    assert_true(stats_of(s).allocated_bytes <= 12 << 20);
+    mm_spool_close(s);
+}
+
 static void test_drop_oldest_offers_the_oldest_and_goes_on(void **state)
 {
     (void)state;
@@ -584,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_low_keeps_what_is_not_finished),
         cmocka_unit_test(test_a_slow_shard_keeps_its_records_only_as_long_as_it_must),
         cmocka_unit_test(test_large_records_have_a_segment_to_themselves),
+        cmocka_unit_test(test_room_is_made_for_a_large_record),
         cmocka_unit_test(test_drop_oldest_offers_the_oldest_and_goes_on),
         cmocka_unit_test(test_bad_settings_are_refused),
         cmocka_unit_test(test_one_producer_and_several_readers),

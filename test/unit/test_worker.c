@@ -244,6 +244,7 @@ struct seen
         char key[64];
         char value[256];
         char id[64];
+        int64_t time_ms;
     } message[MAX_MESSAGES];
 };
 
@@ -252,6 +253,7 @@ static void remember(struct seen *seen, const rd_kafka_message_t *m)
     assert_true(seen->n < MAX_MESSAGES);
     snprintf(seen->message[seen->n].key, 64, "%.*s", (int)m->key_len, (const char *)m->key);
     snprintf(seen->message[seen->n].value, 256, "%.*s", (int)m->len, (const char *)m->payload);
+    seen->message[seen->n].time_ms = rd_kafka_message_timestamp(m, NULL);
     rd_kafka_headers_t *headers;
     const void *id;
     size_t id_len;
@@ -752,6 +754,33 @@ static void test_a_cluster_that_confirms_nothing_is_not_healthy(void **state)
     rig_free(g);
 }
 
+/* Kafka refuses a whole batch for one time stamp far ahead: a clock that was set back meanwhile. */
+static void test_a_time_in_the_future_is_clamped(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t now = (uint64_t)t.tv_sec * 1000;
+    struct mm_record r = {.type = MM_RECORD_MESSAGE, .topic = "t", .topic_len = 1};
+    r.time_ms = now + 7200000;
+    assert_int_equal(mm_spool_append(g->spool, &r), 0);
+    r.time_ms = now - 7200000;
+    assert_int_equal(mm_spool_append(g->spool, &r), 0);
+    uint64_t end = now_ms() + 10000;
+    while (rig_figures(g).delivered < 2 && now_ms() < end) {
+        sleep_ms(5);
+    }
+    struct seen *seen = consume(g, "mqtt", 1);
+    assert_int_equal(seen->n, 2);
+    assert_in_range(seen->message[0].time_ms, now, now + 20000);
+    assert_int_equal(seen->message[1].time_ms, now - 7200000);
+    free(seen);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 /* A new producer after a failure says nothing about the cluster: no alarm, no test message. */
 static void test_a_new_producer_is_no_outage(void **state)
 {
@@ -865,6 +894,7 @@ int main(void)
         cmocka_unit_test(test_a_cold_partition_gets_one_message_first),
         cmocka_unit_test(test_a_parked_topic_is_told_and_probed),
         cmocka_unit_test(test_a_cluster_that_confirms_nothing_is_not_healthy),
+        cmocka_unit_test(test_a_time_in_the_future_is_clamped),
         cmocka_unit_test(test_a_new_producer_is_no_outage),
         cmocka_unit_test(test_a_quiet_shard_costs_no_wakeups),
         cmocka_unit_test(test_a_suspect_that_lost_its_place_is_dropped),
