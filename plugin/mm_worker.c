@@ -129,7 +129,6 @@ struct mm_worker
     uint64_t now_ms;
     char *value; /* scratch for the Kafka value */
     size_t value_cap;
-    char park_error[64];
     struct mm_log_limit park_limit;
     struct mm_log_limit dead_limit;
     struct mm_log_limit drop_limit;
@@ -268,7 +267,6 @@ static void bury(struct mm_worker *w, struct entry *e, const struct mm_kafka_rep
 static void refuse_topic(struct mm_worker *w, const struct mm_kafka_report *r)
 {
     w->park = true;
-    snprintf(w->park_error, sizeof w->park_error, "%s", r->error);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->park_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
