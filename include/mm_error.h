@@ -14,7 +14,11 @@
     X(MM_EAGAIN, -6, "not now, try again")                   \
     X(MM_ETHREAD, -7, "a thread could not be started")       \
     X(MM_EKAFKA, -8, "the Kafka client reported an error")   \
-    X(MM_EHTTP, -9, "the HTTP server could not be started")
+    X(MM_EHTTP, -9, "the HTTP server could not be started")  \
+    X(MM_EIO, -10, "the disk could not be read or written")  \
+    X(MM_EVERSION, -11, "written by a newer version")        \
+    X(MM_EBUSY, -12, "in use by another process")            \
+    X(MM_EPARTIAL, -13, "more bytes are needed")
 
 enum mm_error {
 #define MM_ERROR_ENUM(name, value, text) name = (value),

@@ -37,7 +37,8 @@
 #define MM_RECORD_QOS_MASK 0x03
 #define MM_RECORD_RETAIN 0x04
 
-#define MM_RECORD_MESSAGE 1
+#define MM_RECORD_MESSAGE 1 /* an MQTT message */
+#define MM_RECORD_DEAD 2    /* a dead letter: a message with properties that tell why */
 
 struct mm_record
 {
@@ -78,6 +79,49 @@ int mm_record_decode(const void *src,
                      bool verify,
                      struct mm_record *out,
                      size_t *size);
+
+/* Find the first sound record at or behind *offset, stepping over damage and over places that were
+ * never written. data is 8-byte aligned and is the beginning of an area of limit bytes that records
+ * lie in, of which the first len bytes are at hand; *offset is a multiple of 8. Both checksums are
+ * computed. A record whose header is sound and whose body is not is stepped over as a whole;
+ * anything else by 8 bytes. The time is linear in the bytes stepped over, whatever they hold.
+ *
+ * On 0 the record is at *offset and takes *size bytes.
+ * Errors: MM_EAGAIN, there is none within len: *offset is where to go on when more bytes are at
+ * hand, or limit when that was all; MM_EPARTIAL, a sound header at *offset, of a record that goes
+ * on behind len: *size bytes from *offset are needed. */
+int mm_record_find(const void *data,
+                   size_t len,
+                   size_t limit,
+                   uint64_t salt,
+                   size_t *offset,
+                   struct mm_record *out,
+                   size_t *size);
+
+/* Properties: what belongs to a message beside topic and payload, as a run of items, each a tag of
+ * 2 bytes, a length of 4 bytes (little-endian) and so many bytes. Unknown tags are skipped. */
+enum mm_record_tag {
+    MM_TAG_KAFKA_TOPIC = 1, /* text: the Kafka topic that the record was meant for */
+    MM_TAG_ERROR = 2,       /* text: Kafka's name of the error */
+    MM_TAG_REASON = 3,      /* text: the error in words */
+    MM_TAG_DIED_MS = 4,     /* 8 bytes: when it became a dead letter, ms since the epoch */
+    MM_TAG_ORIGIN = 5,      /* text: the mm-id that it had in the spool, "<uuid>-<seq>" */
+    MM_TAG_PAYLOAD_LEN = 6, /* 8 bytes: of the payload, where it was too large to be kept */
+};
+
+#define MM_PROP_HEADER_LEN 6
+
+/* Add an item at dst, which has room for MM_PROP_HEADER_LEN + len bytes; returns the byte behind.
+ * data may be NULL when len is 0. */
+uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len);
+uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value);
+
+/* The first item with this tag: NULL when there is none before the end, or before an item that does
+ * not fit. */
+const uint8_t *mm_prop_get(const void *props, uint32_t props_len, uint16_t tag, uint32_t *len);
+
+/* False: no such item, or one of another length. */
+bool mm_prop_get_u64(const void *props, uint32_t props_len, uint16_t tag, uint64_t *value);
 
 /* Hash of an MQTT topic, well mixed in all 32 bits, the same on every machine and for ever. */
 uint32_t mm_topic_hash(const char *topic, size_t topic_len);

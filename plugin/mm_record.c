@@ -19,10 +19,14 @@
  *
  * Whole words also let the checksum, computed right behind, load what was just stored. */
 
+static uint64_t pad(uint64_t len)
+{
+    return (len + MM_RECORD_ALIGN - 1) & ~(uint64_t)(MM_RECORD_ALIGN - 1);
+}
+
 uint64_t mm_record_size(uint16_t topic_len, uint32_t payload_len, uint32_t props_len)
 {
-    uint64_t len = (uint64_t)MM_RECORD_HEADER_LEN + topic_len + payload_len + props_len;
-    return (len + MM_RECORD_ALIGN - 1) & ~(uint64_t)(MM_RECORD_ALIGN - 1);
+    return pad((uint64_t)MM_RECORD_HEADER_LEN + topic_len + payload_len + props_len);
 }
 
 static uint64_t load_word(const uint8_t *header, size_t i)
@@ -94,6 +98,55 @@ void mm_record_commit(void *dst, uint32_t len)
     __atomic_store_n((uint32_t *)dst, htole32(len), __ATOMIC_RELEASE);
 }
 
+/* Pairs with the release store in mm_record_commit(). */
+static uint32_t load_len(const void *src)
+{
+    return le32toh(__atomic_load_n((const uint32_t *)src, __ATOMIC_ACQUIRE));
+}
+
+/* Do the lengths agree with each other and with room, which the record may not exceed? Only len is
+ * looked at when it is not that of a whole header. */
+static bool lengths_agree(const uint8_t *header, uint32_t len, uint64_t room)
+{
+    if (len < MM_RECORD_HEADER_LEN || pad(len) > room) {
+        return false;
+    }
+    uint64_t rest = load_word(header, 4);
+    return (uint64_t)(uint32_t)rest + (uint16_t)(rest >> 32) <= len - MM_RECORD_HEADER_LEN;
+}
+
+static bool header_sound(const uint8_t *header, uint32_t len, uint64_t salt)
+{
+    uint32_t crc;
+    memcpy(&crc, header + 4, sizeof crc);
+    return header_crc(salt, len, header) == le32toh(crc);
+}
+
+static bool body_sound(const uint8_t *header, uint32_t len, uint64_t salt)
+{
+    uint32_t crc = (uint32_t)load_word(header, 3);
+    return body_crc(salt, load_word(header, 1), header + MM_RECORD_HEADER_LEN,
+                    len - MM_RECORD_HEADER_LEN) == crc;
+}
+
+/* The parts of a record whose lengths agree. */
+static void split(const uint8_t *header, uint32_t len, struct mm_record *out)
+{
+    const uint8_t *body = header + MM_RECORD_HEADER_LEN;
+    uint64_t rest = load_word(header, 4);
+    out->seq = load_word(header, 1);
+    out->time_ms = load_word(header, 2);
+    out->topic_hash = (uint32_t)(load_word(header, 3) >> 32);
+    out->flags = (uint8_t)(rest >> 48);
+    out->type = (uint8_t)(rest >> 56);
+    out->topic_len = (uint16_t)(rest >> 32);
+    out->payload_len = (uint32_t)rest;
+    out->props_len = len - MM_RECORD_HEADER_LEN - out->topic_len - out->payload_len;
+    out->topic = (const char *)body;
+    out->payload = body + out->topic_len;
+    out->props = body + out->topic_len + out->payload_len;
+}
+
 int mm_record_decode(const void *src,
                      size_t avail,
                      uint64_t salt,
@@ -104,49 +157,117 @@ int mm_record_decode(const void *src,
     if (avail < sizeof(uint32_t)) {
         return MM_ECORRUPT;
     }
-    uint32_t len = le32toh(__atomic_load_n((const uint32_t *)src, __ATOMIC_ACQUIRE));
+    uint32_t len = load_len(src);
     if (len == 0) {
         return MM_EAGAIN;
     }
-    uint64_t padded = ((uint64_t)len + MM_RECORD_ALIGN - 1) & ~(uint64_t)(MM_RECORD_ALIGN - 1);
-    if (len < MM_RECORD_HEADER_LEN || padded > avail) {
+    if (!lengths_agree(src, len, avail) ||
+        (verify && !(header_sound(src, len, salt) && body_sound(src, len, salt)))) {
         return MM_ECORRUPT;
     }
-
-    const uint8_t *header = src;
-    const uint8_t *body = header + MM_RECORD_HEADER_LEN;
-    uint32_t body_len = len - MM_RECORD_HEADER_LEN;
-    uint64_t crcs = load_word(header, 3);
-    uint64_t rest = load_word(header, 4);
-    uint32_t payload_len = (uint32_t)rest;
-    uint16_t topic_len = (uint16_t)(rest >> 32);
-    uint64_t seq = load_word(header, 1);
-    if ((uint64_t)topic_len + payload_len > body_len) {
-        return MM_ECORRUPT;
-    }
-    if (verify) {
-        uint32_t crc;
-        memcpy(&crc, header + 4, sizeof crc);
-        if (header_crc(salt, len, header) != le32toh(crc) ||
-            body_crc(salt, seq, body, body_len) != (uint32_t)crcs) {
-            return MM_ECORRUPT;
-        }
-    }
-
-    out->seq = seq;
-    out->time_ms = load_word(header, 2);
-    out->topic_hash = (uint32_t)(crcs >> 32);
-    out->flags = (uint8_t)(rest >> 48);
-    out->type = (uint8_t)(rest >> 56);
-    out->topic_len = topic_len;
-    out->payload_len = payload_len;
-    out->props_len = body_len - topic_len - payload_len;
-    out->topic = (const char *)body;
-    out->payload = body + topic_len;
-    out->props = body + topic_len + payload_len;
-    *size = (size_t)padded;
+    split(src, len, out);
+    *size = (size_t)pad(len);
     return 0;
 }
+
+/* Linear: a place costs a checksum of one header, and a body's is computed only behind a sound
+ * header, after which the whole record is behind us, taken or stepped over. The lengths come first
+ * since they are cheaper and refuse most of what is no record. */
+int mm_record_find(const void *data,
+                   size_t len,
+                   size_t limit,
+                   uint64_t salt,
+                   size_t *offset,
+                   struct mm_record *out,
+                   size_t *size)
+{
+    size_t at = *offset;
+    while (at < limit && limit - at >= MM_RECORD_HEADER_LEN) {
+        if (at >= len || len - at < MM_RECORD_HEADER_LEN) {
+            *offset = at;
+            return MM_EAGAIN;
+        }
+        const uint8_t *header = (const uint8_t *)data + at;
+        uint32_t record_len = load_len(header);
+        if (!lengths_agree(header, record_len, limit - at) ||
+            !header_sound(header, record_len, salt)) {
+            at += MM_RECORD_ALIGN;
+            continue;
+        }
+        size_t padded = (size_t)pad(record_len);
+        if (padded > len - at) {
+            *offset = at;
+            *size = padded;
+            return MM_EPARTIAL;
+        }
+        if (body_sound(header, record_len, salt)) {
+            split(header, record_len, out);
+            *offset = at;
+            *size = padded;
+            return 0;
+        }
+        at += padded;
+    }
+    *offset = limit;
+    return MM_EAGAIN;
+}
+
+/* --- properties ---------------------------------------------------------------------------------
+ */
+
+uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len)
+{
+    uint16_t tag_le = htole16(tag);
+    uint32_t len_le = htole32(len);
+    dst = put(dst, &tag_le, sizeof tag_le);
+    dst = put(dst, &len_le, sizeof len_le);
+    return put(dst, data, len);
+}
+
+uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value)
+{
+    value = htole64(value);
+    return mm_prop_put(dst, tag, &value, sizeof value);
+}
+
+const uint8_t *mm_prop_get(const void *props, uint32_t props_len, uint16_t tag, uint32_t *len)
+{
+    const uint8_t *at = props;
+    while (props_len >= MM_PROP_HEADER_LEN) {
+        uint16_t item_tag;
+        uint32_t item_len;
+        memcpy(&item_tag, at, sizeof item_tag);
+        memcpy(&item_len, at + sizeof item_tag, sizeof item_len);
+        item_len = le32toh(item_len);
+        at += MM_PROP_HEADER_LEN;
+        props_len -= MM_PROP_HEADER_LEN;
+        if (item_len > props_len) {
+            return NULL;
+        }
+        if (le16toh(item_tag) == tag) {
+            *len = item_len;
+            return at;
+        }
+        at += item_len;
+        props_len -= item_len;
+    }
+    return NULL;
+}
+
+bool mm_prop_get_u64(const void *props, uint32_t props_len, uint16_t tag, uint64_t *value)
+{
+    uint32_t len;
+    const uint8_t *data = mm_prop_get(props, props_len, tag, &len);
+    if (data == NULL || len != sizeof *value) {
+        return false;
+    }
+    memcpy(value, data, sizeof *value);
+    *value = le64toh(*value);
+    return true;
+}
+
+/* --- topic hash ---------------------------------------------------------------------------------
+ */
 
 /* CRC-32C alone would not do: it is linear, so that topics which differ in a few bits differ in a
  * fixed pattern, and the high bits, which choose the shard, would follow the pattern. What comes

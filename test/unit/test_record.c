@@ -481,6 +481,127 @@ static void test_topics_spread_evenly(void **state)
     }
 }
 
+/* --- properties ---------------------------------------------------------------------------------
+ */
+
+/* Computed apart from this project's code, as sample_bytes. */
+static const uint8_t props_bytes[] = {
+    0x02, 0x00, 0x05, 0x00, 0x00, 0x00, 'e',  'r',  'r',  'o',  'r',  0x04, 0x00, 0x08,
+    0x00, 0x00, 0x00, 0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01, 0x34, 0x12, 0x00,
+    0x00, 0x00, 0x00, 0x02, 0x00, 0x03, 0x00, 0x00, 0x00, 'n',  'e',  'w',
+};
+
+static void test_props_layout(void **state)
+{
+    (void)state;
+    uint8_t bytes[sizeof props_bytes];
+    uint8_t *end = mm_prop_put(bytes, MM_TAG_ERROR, "error", 5);
+    end = mm_prop_put_u64(end, MM_TAG_DIED_MS, 0x0102030405060708u);
+    end = mm_prop_put(end, 0x1234, NULL, 0);
+    end = mm_prop_put(end, MM_TAG_ERROR, "new", 3);
+    assert_ptr_equal(end, bytes + sizeof bytes);
+    assert_memory_equal(bytes, props_bytes, sizeof bytes);
+}
+
+static void test_props_get(void **state)
+{
+    (void)state;
+    uint32_t len = 99;
+    const uint8_t *data = mm_prop_get(props_bytes, sizeof props_bytes, MM_TAG_ERROR, &len);
+    assert_ptr_equal(data, props_bytes + 6); /* the first of two */
+    assert_int_equal(len, 5);
+    data = mm_prop_get(props_bytes, sizeof props_bytes, 0x1234, &len);
+    assert_ptr_equal(data, props_bytes + 31);
+    assert_int_equal(len, 0);
+
+    len = 99;
+    assert_null(mm_prop_get(props_bytes, sizeof props_bytes, MM_TAG_ORIGIN, &len));
+    assert_null(mm_prop_get(props_bytes, sizeof props_bytes, 0, &len));
+    assert_null(mm_prop_get(NULL, 0, MM_TAG_ERROR, &len));
+    assert_int_equal(len, 99);
+}
+
+static void test_props_get_u64(void **state)
+{
+    (void)state;
+    uint64_t value = 99;
+    assert_false(mm_prop_get_u64(props_bytes, sizeof props_bytes, MM_TAG_ERROR, &value));
+    assert_false(mm_prop_get_u64(props_bytes, sizeof props_bytes, 0x1234, &value));
+    assert_false(mm_prop_get_u64(props_bytes, sizeof props_bytes, MM_TAG_ORIGIN, &value));
+    assert_false(mm_prop_get_u64(NULL, 0, MM_TAG_DIED_MS, &value));
+    assert_int_equal(value, 99);
+    assert_true(mm_prop_get_u64(props_bytes, sizeof props_bytes, MM_TAG_DIED_MS, &value));
+    assert_int_equal(value, 0x0102030405060708u);
+
+    uint8_t bytes[MM_PROP_HEADER_LEN + 9];
+    for (uint32_t len = 0; len <= 9; len++) {
+        mm_prop_put(bytes, 7, "123456789", len);
+        assert_int_equal(mm_prop_get_u64(bytes, MM_PROP_HEADER_LEN + len, 7, &value), len == 8);
+    }
+}
+
+/* What was whole before the cut is found, and nothing else. */
+static void test_props_each_cut(void **state)
+{
+    (void)state;
+    for (uint32_t props_len = 0; props_len <= sizeof props_bytes; props_len++) {
+        uint8_t *cut = malloc(props_len + (props_len == 0));
+        assert_non_null(cut);
+        memcpy(cut, props_bytes, props_len);
+        uint32_t len;
+        uint64_t value;
+        assert_int_equal(mm_prop_get(cut, props_len, MM_TAG_ERROR, &len) != NULL, props_len >= 11);
+        assert_int_equal(mm_prop_get_u64(cut, props_len, MM_TAG_DIED_MS, &value), props_len >= 25);
+        assert_int_equal(mm_prop_get(cut, props_len, 0x1234, &len) != NULL, props_len >= 31);
+        assert_null(mm_prop_get(cut, props_len, MM_TAG_ORIGIN, &len));
+        free(cut);
+    }
+}
+
+/* Lengths that lead out of the properties end the search. */
+static void test_props_malformed(void **state)
+{
+    (void)state;
+    const uint32_t lens[] = {10, 11, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF3, 0xFFFFFFFA, UINT32_MAX};
+    for (size_t k = 0; k < sizeof lens / sizeof lens[0]; k++) {
+        uint8_t bytes[MM_PROP_HEADER_LEN + 3 + MM_PROP_HEADER_LEN];
+        uint8_t *end = mm_prop_put(bytes, 1, "abc", 3);
+        mm_prop_put(end, 2, NULL, 0);
+        for (size_t i = 0; i < 4; i++) {
+            bytes[2 + i] = (uint8_t)(lens[k] >> 8 * i);
+        }
+        uint32_t len = 99;
+        assert_null(mm_prop_get(bytes, sizeof bytes, 1, &len));
+        assert_null(mm_prop_get(bytes, sizeof bytes, 2, &len));
+        assert_int_equal(len, 99);
+    }
+}
+
+static void test_props_random(void **state)
+{
+    (void)state;
+    uint64_t random = 4;
+    size_t n_found = 0;
+    for (int round = 0; round < 200000; round++) {
+        uint32_t props_len = next_random(&random) % 60;
+        uint8_t *bytes = malloc(props_len + (props_len == 0));
+        assert_non_null(bytes);
+        for (uint32_t i = 0; i < props_len; i++) {
+            bytes[i] = next_random(&random) % 3 == 0 ? (uint8_t)(next_random(&random) % 12) : 0;
+        }
+        uint32_t len;
+        const uint8_t *data = mm_prop_get(bytes, props_len, 1, &len);
+        if (data != NULL) {
+            assert_true(data >= bytes + MM_PROP_HEADER_LEN && data <= bytes + props_len);
+            assert_true(len <= (size_t)(bytes + props_len - data));
+            assert_true(data[-6] == 1 && data[-5] == 0);
+            n_found++;
+        }
+        free(bytes);
+    }
+    assert_true(n_found > 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -501,6 +622,12 @@ int main(void)
         cmocka_unit_test(test_topic_hash_values),
         cmocka_unit_test(test_topic_shard_range),
         cmocka_unit_test(test_topics_spread_evenly),
+        cmocka_unit_test(test_props_layout),
+        cmocka_unit_test(test_props_get),
+        cmocka_unit_test(test_props_get_u64),
+        cmocka_unit_test(test_props_each_cut),
+        cmocka_unit_test(test_props_malformed),
+        cmocka_unit_test(test_props_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,29 @@
+/* mm_clock.h - the two clocks.
+ *
+ * All waits and ages inside the process go by the monotonic one. The wall clock may jump; it is for
+ * times that are stored or shown.
+ *
+ * Thread: any. */
+#ifndef MM_CLOCK_H
+#define MM_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+/* Nanoseconds since some moment before the process began (CLOCK_MONOTONIC). */
+static inline uint64_t mm_clock_monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* Milliseconds since the epoch (CLOCK_REALTIME). */
+static inline uint64_t mm_clock_realtime_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+#endif
