@@ -8,6 +8,7 @@
 #define MM_CONFIG_H
 
 #include "mm_log.h"
+#include "mm_spool.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,10 +42,18 @@ struct mm_config_property
     char *value;
 };
 
+/* One route: `<filters> <kafka topic>`. */
+struct mm_config_route
+{
+    char *mqtt_filters;            /* the list as given */
+    struct mm_filter_set *filters; /* the same, compiled */
+    uint32_t lane; /* of its Kafka topic: 0 is kafka_topic, else 1 + an index of route_topics */
+};
+
 struct mm_config
 {
     char *mqtt_topic;                /* the list as given */
-    struct mm_filter_set *filters;   /* the same, compiled */
+    struct mm_filter_set *filters;   /* the same and those of the routes, compiled */
     char *kafka_bootstrap;           /* "host:port[,host:port...]"; IPv6 literals in brackets */
     char *kafka_topic;               /* [a-zA-Z0-9._-]{1,249} */
     uint32_t kafka_workers;          /* 1..64 */
@@ -54,6 +63,19 @@ struct mm_config
     char *json_topic_name;
     char *json_content_name;
     uint64_t spool_max_bytes; /* >= MM_CONFIG_SPOOL_MIN */
+    char *spool_dir;          /* an absolute path; NULL: the spool is in memory */
+    enum mm_spool_sync spool_sync;
+    uint32_t spool_sync_interval_ms; /* 10..60000 */
+    uint64_t spool_min_free;         /* bytes; UINT64_MAX: the spool's default */
+    enum mm_spool_writer spool_writer;
+    uint64_t dead_letter_max_bytes; /* of the dead-letter log; >= MM_CONFIG_SPOOL_MIN */
+    char *dead_letter_topic; /* a Kafka topic for a copy of each dead letter, not one that routing
+                                leads to; NULL: none */
+    struct mm_config_route *routes; /* in file order */
+    size_t n_routes;
+    char **route_topics; /* Kafka topics of the routes that are not kafka_topic, each once; fewer
+                            than MM_ROUTE_LANES_MAX */
+    size_t n_route_topics;
     enum mm_when_full when_full;
     enum mm_refuse_v5 refuse_v5;
     uint16_t health_port; /* 0: no HTTP */
@@ -103,8 +125,9 @@ void mm_config_free(struct mm_config *config);
  * lose the message, or a closed connection anyway. Thread: any. */
 bool mm_config_refuse_by_code(const struct mm_config *config, bool broker_2_1, int mqtt_version);
 
-/* The settings as one line of "name=value" pairs for the start log, without secrets. Long values
- * are cut; a pair that does not fit into dst (dst_len >= 1) is left out and the line ends in
+/* The settings as one line of "name=value" pairs for the start log, without secrets. What is not
+ * set or, in memory, means nothing is left out. Routes come behind the options. Long values are
+ * cut; a pair that does not fit into dst (dst_len >= 1) is left out and the line ends in
  * " ...". The result is always terminated. Thread: any. */
 void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_len);
 

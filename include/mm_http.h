@@ -31,7 +31,7 @@ struct mm_http_options
     const char *address; /* numeric IPv4 or IPv6 */
     uint16_t port;       /* 0: any free port, for tests */
     const struct mm_metrics *metrics;
-    const struct mm_spool *spool;
+    struct mm_spool *spool;
     struct mm_dead *dead;
     struct mm_log *log;
 };

@@ -13,6 +13,9 @@
  * the first's. So a partition is *warmed*: until its first message was acknowledged, no other is
  * sent to it.
  *
+ * For messages whose order does not matter there is the *loose* producer: one that fails stops no
+ * other, and nothing is warmed.
+ *
  * All callbacks run inside mm_kafka_poll() and mm_kafka_close(), on the caller's thread. */
 #ifndef MM_KAFKA_H
 #define MM_KAFKA_H
@@ -42,6 +45,7 @@ struct mm_kafka_report
     bool
         maybe_persisted; /* not delivered as far as we know, but it was sent: a repeat may follow */
     bool too_large;      /* SUSPECT because of its size */
+    bool general;        /* WAIT for a reason that is not this Kafka topic's alone */
     const char *error;   /* the error's name, e.g. "MSG_SIZE_TOO_LARGE"; static */
     const char *reason;  /* in words; static */
 };
@@ -52,6 +56,7 @@ struct mm_kafka_options
 {
     const struct mm_config *config; /* borrowed, for the life of the producer */
     bool single;                    /* one message in a batch: the judge of suspects */
+    bool loose;                     /* see above */
     bool quiet; /* connection errors are told at debug: another producer tells them */
     bool up;    /* what is known of the connection from the producer before */
     mm_kafka_report_fn on_report;
@@ -74,6 +79,15 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
  * still out, and end the producer. Accepts NULL. Thread: the owner. */
 void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms);
 
+struct mm_kafka_header
+{
+    const char *name; /* NUL-terminated */
+    const void *value;
+    size_t value_len;
+};
+
+#define MM_KAFKA_HEADERS_MAX 8
+
 struct mm_kafka_message
 {
     const char *topic; /* Kafka's; NUL-terminated */
@@ -81,8 +95,8 @@ struct mm_kafka_message
     size_t key_len;
     const void *value;
     size_t value_len;
-    const char *id; /* for the header mm-id; NULL: no header */
-    size_t id_len;
+    const struct mm_kafka_header *headers; /* n_headers, at most MM_KAFKA_HEADERS_MAX */
+    size_t n_headers;
     uint64_t time_ms; /* since the epoch */
     void *tag;        /* comes back in the report */
 };
@@ -91,8 +105,9 @@ struct mm_kafka_message
  * returned; there is no report otherwise.
  *
  * Thread: the owner.
- * Errors: MM_EAGAIN, the client's queue is full or the partition is not warm yet: poll and try
- * again; MM_EKAFKA, refused on the spot, *report says what it means (tag is set). */
+ * Errors: MM_EAGAIN, the partition is not warm yet: nothing for this topic until a report has come
+ * for it; MM_EFULL, the client's queue is full: nothing for any topic; MM_EKAFKA, refused on the
+ * spot, *report says what it means (tag is set). */
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report);

@@ -7,9 +7,18 @@
  *
  *     received = delivered + dead_lettered + refused + dropped + in_spool
  *
- * where in_spool is not computed from the others: it is what was appended to each worker's shard,
- * less what the worker took from there, plus what it holds unfinished. The difference is exported.
- */
+ * where in_spool is not computed from the others: it is what the log and the logs of parked Kafka
+ * topics have for their workers, less what these took from there, plus what they hold unfinished,
+ * less what an earlier process had counted already. The difference is exported.
+ *
+ * Over a restart: the log on disk keeps the counters in its STATE (mm_metrics_counters()), and
+ * mm_metrics_restore() makes them the base of all that is shown. A STATE is a moment older than a
+ * process that was killed, so received is not taken from it, but from what was found: the equation
+ * holds from the first moment on. No counter is then less than a page ever showed it, because a
+ * page is given away only after its figures are in STATE, and because of the order in which things
+ * are done: the broker thread counts a message as received last; a worker counts a record before
+ * it tells the log that the record is finished; a STATE is made of what the log knows to be
+ * finished first, and of the counters then. */
 #ifndef MM_METRICS_H
 #define MM_METRICS_H
 
@@ -41,18 +50,24 @@ static inline uint64_t mm_counter_get(const _Atomic uint64_t *counter)
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
-/* Why a publish was refused (no acknowledgement was sent). */
-#define MM_REFUSED_REASONS(X)        \
-    X(MM_REFUSED_FULL, "spool_full") \
-    X(MM_REFUSED_TOO_LARGE, "too_large")
+/* The reasons stand in STATE by their numbers (enum mm_metrics_slot): new ones go to the end. */
 
-/* Why a message was dropped (it was acknowledged, or was QoS 0). */
-#define MM_DROPPED_REASONS(X)             \
-    X(MM_DROPPED_QOS0, "qos0_spool_full") \
-    X(MM_DROPPED_NEWEST, "drop_newest")   \
-    X(MM_DROPPED_TOO_LARGE, "too_large")
+/* Why a publish was refused (no acknowledgement was sent). At most 4. */
+#define MM_REFUSED_REASONS(X)            \
+    X(MM_REFUSED_FULL, "spool_full")     \
+    X(MM_REFUSED_TOO_LARGE, "too_large") \
+    X(MM_REFUSED_IO, "spool_io") /* the disk failed */
 
-/* Why a message became a dead letter. */
+/* Why a message was dropped (it was acknowledged, or was QoS 0). At most 7. */
+#define MM_DROPPED_REASONS(X)                                                            \
+    X(MM_DROPPED_QOS0, "qos0_spool_full")                                                \
+    X(MM_DROPPED_NEWEST, "drop_newest")                                                  \
+    X(MM_DROPPED_TOO_LARGE, "too_large")                                                 \
+    X(MM_DROPPED_IO, "spool_io")        /* the disk failed, and it may not be refused */ \
+    X(MM_DROPPED_OLDEST, "drop_oldest") /* counted by the workers */                     \
+    X(MM_DROPPED_LOST, "lost")          /* damaged or gone on the disk; told by the log */
+
+/* Why a message became a dead letter. At most 4. */
 #define MM_DEAD_REASONS(X)            \
     X(MM_DEAD_TOO_LARGE, "too_large") \
     X(MM_DEAD_INVALID, "invalid")     \
@@ -77,6 +92,26 @@ enum mm_dead_reason {
     MM_DEAD_REASONS(MM_X)
 #undef MM_X
     MM_N_DEAD
+};
+
+/* Where each counter stands in STATE, for ever: a slot may get a use, none may change it. */
+enum mm_metrics_slot {
+    MM_SLOT_RECEIVED = 0, /* and two more: by QoS */
+    MM_SLOT_RECEIVED_BYTES = 3,
+    MM_SLOT_SPOOLED = 4,
+    MM_SLOT_DELIVERED = 5,
+    MM_SLOT_DELIVERED_BYTES = 6,
+    MM_SLOT_REPEATED = 7,
+    MM_SLOT_REFUSED = 8,  /* by reason; room for 4 */
+    MM_SLOT_DROPPED = 12, /* by reason; room for 7 */
+    MM_SLOT_DEAD = 19,    /* by reason; room for 4 */
+    MM_SLOT_RETRIED = 23,
+    MM_SLOT_MAYBE_DUPLICATED = 24,
+    MM_SLOT_KAFKA_ERRORS = 25,
+    MM_SLOT_PRODUCER_RESTARTS = 26,
+    MM_SLOT_TEST_MESSAGES = 27,
+    MM_SLOT_PARKED = 28,
+    /* 29 to 31: free, 0 */
 };
 
 /* What a worker is doing. */
@@ -116,7 +151,10 @@ struct mm_metrics_broker
     struct mm_histogram callback; /* time spent in the MESSAGE callback, one message in 64 */
 };
 
-/* Written by one worker. */
+/* Written by one worker. A record that is finished counts in exactly one of delivered,
+ * dead_lettered, dropped_oldest and parked, or, where mm_spool_take_repeat() says so, in repeated
+ * instead of the first three (a worker of a parked log asks its own log, then the main one). It is
+ * counted before mm_spool_finish() tells the log. */
 struct mm_metrics_worker
 {
     alignas(MM_CACHE_LINE) _Atomic uint64_t delivered;
@@ -126,7 +164,10 @@ struct mm_metrics_worker
     _Atomic uint64_t dropped_oldest;
     _Atomic uint64_t retried;          /* records handed to Kafka's client again */
     _Atomic uint64_t maybe_duplicated; /* of those, sent before without an answer */
-    _Atomic uint64_t kafka_errors;     /* failed delivery reports and connection losses */
+    _Atomic uint64_t
+        repeated;            /* finished once more after a restart: counted by an earlier process */
+    _Atomic uint64_t parked; /* moved to the log of a parked Kafka topic: in the spool still */
+    _Atomic uint64_t kafka_errors; /* failed delivery reports and connection losses */
     _Atomic uint64_t producer_restarts;
     _Atomic uint64_t test_messages;    /* delivered */
     _Atomic uint64_t taken;            /* gauge: records of the shard read from the log */
@@ -151,6 +192,9 @@ struct mm_metrics_info
     const char *librdkafka;
     const char *mosquitto;
     uint32_t n_workers;
+    uint32_t n_lanes;                /* Kafka topics that may be parked; 0: none */
+    const char *const *kafka_topics; /* n_lanes names */
+    bool sync_always;                /* the log refuses what it cannot sync */
 };
 
 /* Thread: setup. Errors: MM_ENOMEM. */
@@ -162,6 +206,46 @@ void mm_metrics_free(struct mm_metrics *m);
 /* The broker thread's block; worker k's block. Valid until mm_metrics_free(). Thread: setup. */
 struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m);
 struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k);
+
+/* The block of the worker that delivers what lane < n_lanes has parked; all its counters are part
+ * of the totals, taken and held count against mm_metrics_park_set(). It is looked at for life only
+ * while heartbeat_ns is not 0 and state is not MM_WORKER_STOPPED; kafka_up does not matter.
+ * retry_at_ms is shown. Valid until mm_metrics_free(). Thread: setup. */
+struct mm_metrics_worker *mm_metrics_park(struct mm_metrics *m, uint32_t lane);
+
+/* Tell what the log of a parked lane holds; call it whenever that has changed, and once for each
+ * log that was found at the start, before mm_metrics_restore().
+ *
+ * to_take: mm_spool_to_take() less mm_spool_n_repeat() of that log; n_lost, n_bytes: n_lost and
+ * used_bytes of its mm_spool_stats().
+ * The lane counts as parked while to_take - taken + held of its block is above 0.
+ *
+ * Thread: any, one at a time for each lane. */
+void mm_metrics_park_set(struct mm_metrics *m,
+                         uint32_t lane,
+                         uint64_t to_take,
+                         uint64_t n_lost,
+                         uint64_t n_bytes);
+
+/* Go on where an earlier process ended: what found has of counters becomes the base of all that is
+ * shown, and received is set so that the ledger's difference is 0. To be called once, before the
+ * first message and the first worker, also when nothing was found: until then
+ * mm_metrics_counters() has nothing to say. found: mm_spool_found() of spool, which must live until
+ * mm_metrics_counters() is not called any more; it may be NULL in a test.
+ *
+ * Thread: setup. */
+void mm_metrics_restore(struct mm_metrics *m,
+                        const struct mm_spool *spool,
+                        const struct mm_spool_found *found);
+
+/* The counters as they are now, base included, by enum mm_metrics_slot: a mm_spool_counters_fn.
+ * Before mm_metrics_restore() it leaves counters as they are: the log gives it those that it found.
+ *
+ * arg: struct mm_metrics. Thread: any; takes no lock, calls mm_spool_stats(). */
+void mm_metrics_counters(void *arg, uint64_t counters[MM_LAYOUT_COUNTERS]);
+
+/* What a slot is called, such as "refused_spool_full"; NULL: it has no use. Static. Thread: any. */
+const char *mm_metrics_counter_name(int slot);
 
 /* Count a duration. Thread: the histogram's writer. */
 void mm_histogram_callback(struct mm_histogram *h, uint64_t ns); /* 100 ns to 100 ms */
@@ -175,14 +259,16 @@ struct mm_snapshot
     uint64_t dead_lettered;
     uint64_t refused;
     uint64_t dropped;
-    uint64_t in_spool;
-    int64_t ledger_difference; /* received less all the others; 0 whenever quiet */
-    uint64_t oldest_ms;        /* time of receipt of the oldest unfinished record; 0: none */
-    struct mm_spool_stats spool;
-    bool live;    /* every worker's loop turned in the last 30 s */
+    uint64_t in_spool;           /* those of parked Kafka topics included */
+    uint64_t parked;             /* of in_spool */
+    int64_t ledger_difference;   /* received less all the others; 0 whenever quiet */
+    uint64_t oldest_ms;          /* time of receipt of the oldest unfinished record; 0: none */
+    struct mm_spool_stats spool; /* used_bytes with those of parked Kafka topics */
+    bool live;                   /* every worker's loop turned in the last 30 s */
     bool ready;   /* a record can be stored: the spool is not full and, unless it makes room by
-                     itself (drop_oldest), less than 90 % used */
-    bool healthy; /* ready, and every worker reaches Kafka */
+                     itself (drop_oldest), less than 90 % used; its disk has space and, where each
+                     message is synced, does so */
+    bool healthy; /* ready, live, every worker reaches Kafka and no Kafka topic is parked */
     const char *reason; /* why not healthy, for people; "ok". Static. */
 };
 
@@ -192,12 +278,10 @@ void mm_metrics_snapshot(const struct mm_metrics *m,
                          struct mm_snapshot *out);
 
 /* The Prometheus text (format 0.0.4), with the five names of the Go program at its end. *text is
- * malloc'ed, for the caller to free; *len without the final NUL.
+ * malloc'ed, for the caller to free; *len without the final NUL. Makes the log write its STATE, so
+ * that no counter is ever less than shown here, also when the process is killed now.
  *
- * Thread: any. Errors: MM_ENOMEM. */
-int mm_metrics_text(const struct mm_metrics *m,
-                    const struct mm_spool *spool,
-                    char **text,
-                    size_t *len);
+ * Thread: any but the producer's. Errors: MM_ENOMEM. */
+int mm_metrics_text(const struct mm_metrics *m, struct mm_spool *spool, char **text, size_t *len);
 
 #endif

@@ -5,15 +5,21 @@
  * taken and not finished is its *window*: records that wait to be sent, are in flight, or are done
  * behind one that is not. When a record fails, the worker lets nothing overtake it:
  *
- *     running     sends; any failure leads to
- *     draining    nothing is sent, unsent messages are taken back, reports are awaited; then
- *     single      suspects and what lies between them are sent one by one; who fails again alone is
- * a dead letter; then running with a new producer parked      the topic is refused for a reason
- * that somebody can mend: after kafka_retry_interval the first record is tried alone, then all
- * follow restarting  the producer itself failed: a new one, after 0, 1, 2, 4 ... 30 s
+ *   - running: it sends. Any failure leads to
+ *   - draining: nothing is sent, unsent messages are taken back, reports are awaited; then
+ *   - single: suspects and what lies between them are sent one by one; who fails again alone is a
+ *     dead letter; then running with a new producer
+ *   - parked: a Kafka topic is refused for a reason that somebody can mend: after
+ *     kafka_retry_interval the first record is tried alone, then all follow
+ *   - restarting: the producer itself failed: a new one, after 0, 1, 2, 4 ... 30 s
  *
  * In all but the first, sending goes on at the oldest record that is not finished. Kafka simply
- * being away is none of these: the producer keeps trying and the worker waits. */
+ * being away is none of these: the producer keeps trying and the worker waits.
+ *
+ * Each record goes to the Kafka topic of its lane (mm_route.h). Where there are several, a refused
+ * one does not hold up the others: its lane is *parked* (mm_park.h). All its records in the window
+ * go to the lane's own log, in order, and new ones behind them; the worker itself goes on. Only
+ * where that cannot be done, or the reason is not the topic's alone, is the whole worker parked. */
 #ifndef MM_WORKER_H
 #define MM_WORKER_H
 
@@ -26,19 +32,34 @@ struct mm_dead;
 struct mm_format;
 struct mm_log;
 struct mm_metrics_worker;
+struct mm_park;
 struct mm_spool;
 struct mm_worker;
+
+enum mm_worker_role {
+    MM_ROLE_MAIN, /* takes from the spool */
+    MM_ROLE_LANE, /* takes what is parked for one Kafka topic: begins with a try of the first
+                     record; tries again after longer and longer times; parks nothing itself */
+    MM_ROLE_OLD,  /* takes what was parked by other routes */
+};
 
 /* All pointers are borrowed and must outlive the worker. */
 struct mm_worker_options
 {
+    enum mm_worker_role role;
     uint32_t index; /* the shard: 0 <= index < the log's n_readers */
     const struct mm_config *config;
     const struct mm_format *format;
     struct mm_spool *spool;
+    struct mm_spool *main; /* the log that `spool` was parked from; NULL: none, or itself */
+    struct mm_park *park;  /* NULL: a Kafka topic that is refused is waited for */
     struct mm_metrics_worker *metrics;
     struct mm_dead *dead;
     struct mm_log *log;
+
+    /* of a worker that is not of MM_ROLE_MAIN */
+    const char *kafka_topic; /* that its log is for: for people */
+    uint32_t first_try_s;    /* seconds before the first try */
 };
 
 /* Make the producer and start the thread, which blocks all signals.
@@ -49,6 +70,14 @@ int mm_worker_start(const struct mm_worker_options *opts,
                     struct mm_worker **out,
                     char *errstr,
                     size_t errstr_len);
+
+/* Records of its shard that it has taken, that are finished, and that the log has been told of.
+ * Acquires what was done before. Thread: any. */
+uint64_t mm_worker_n_finished(const struct mm_worker *w);
+
+/* Kafka's name of the error for which a Kafka topic was refused last; static; NULL: none was.
+ * Thread: any. */
+const char *mm_worker_last_error(const struct mm_worker *w);
 
 /* Ask the worker to deliver what the log still holds, until drain_ms have passed, and then to end.
  * Returns at once. Thread: setup. */

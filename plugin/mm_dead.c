@@ -6,155 +6,319 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-/* One letter in one allocation: the strings of head point into bytes. */
-struct letter
-{
-    struct letter *next; /* newer */
-    size_t size;         /* of this allocation: what counts against max_bytes */
-    bool has_payload;    /* else it was too large; head.payload_len is still its length */
-    struct mm_dead_letter head;
-    char bytes[];
-};
+/* Small segments: few letters make room for a new one, and a log without any costs little. */
+#define SEGMENTS_PER_LIMIT 64
+#define MIN_SEGMENT_BYTES (UINT64_C(32) * 1024)
+#define MAX_SEGMENT_BYTES (UINT64_C(1024) * 1024)
+
+#define SCAN_MAX 1000
+
+/* The owner's counters in STATE: how long letters were let go is known across restarts. */
+#define COUNTER_EVICTED 0
 
 struct mm_dead
 {
     /* immutable */
-    size_t max_bytes;
-    char *uuid;
+    uint32_t segment_bytes;
+    bool sync;
+    struct mm_spool *spool;
+    struct mm_spool_reader *reader; /* the lock's, as the spool itself */
 
     /* under lock */
     pthread_mutex_t lock;
-    struct letter *oldest;
-    struct letter *newest;
-    struct mm_dead_stats stats;
+    uint64_t n_finished; /* letters that this process let go */
+    uint64_t n_evicted;
 };
 
-int mm_dead_new(size_t max_bytes, const char *uuid, struct mm_dead **out)
+/* Called by the spool, which is ours under the lock. */
+static void give_counters(void *arg, uint64_t counters[MM_LAYOUT_COUNTERS])
+{
+    const struct mm_dead *d = arg;
+    counters[COUNTER_EVICTED] = d->n_evicted;
+}
+
+static uint32_t choose_segment_bytes(uint64_t max_bytes)
+{
+    uint64_t size = max_bytes / SEGMENTS_PER_LIMIT / MIN_SEGMENT_BYTES * MIN_SEGMENT_BYTES;
+    size = size < MIN_SEGMENT_BYTES ? MIN_SEGMENT_BYTES : size;
+    return (uint32_t)(size > MAX_SEGMENT_BYTES ? MAX_SEGMENT_BYTES : size);
+}
+
+int mm_dead_open(const struct mm_dead_options *opts,
+                 struct mm_dead **out,
+                 char *errstr,
+                 size_t errstr_len)
 {
     *out = NULL;
     struct mm_dead *d = calloc(1, sizeof *d);
-    char *copy = strdup(uuid);
-    if (d == NULL || copy == NULL) {
-        free(copy);
-        free(d);
+    if (d == NULL) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;
     }
-    d->max_bytes = max_bytes;
-    d->uuid = copy;
+    d->segment_bytes = choose_segment_bytes(opts->max_bytes);
+    d->sync = opts->dir != NULL && opts->sync != MM_SPOOL_SYNC_NEVER;
+    struct mm_spool_options spool = {
+        .max_bytes = opts->max_bytes,
+        .segment_bytes = d->segment_bytes,
+        .n_readers = 1,
+        .manual = true,
+        .log = opts->log,
+        .dir = opts->dir,
+        .min_free = opts->min_free,
+        /* mm_dead_add() syncs: whatever the QoS, and not twice. */
+        .sync = d->sync ? MM_SPOOL_SYNC_INTERVAL : MM_SPOOL_SYNC_NEVER,
+        .writer = opts->writer,
+        .counters = give_counters,
+        .counters_arg = d,
+    };
+    int err = mm_spool_open(&spool, &d->spool, errstr, errstr_len);
+    if (err != 0) {
+        free(d);
+        return err;
+    }
+    const struct mm_spool_found *found = mm_spool_found(d->spool);
+    d->n_evicted = found->has_counters ? found->counters[COUNTER_EVICTED] : 0;
+    d->reader = mm_spool_reader(d->spool, 0);
     pthread_mutex_init(&d->lock, NULL);
     *out = d;
     return 0;
 }
 
-static void remove_oldest(struct mm_dead *d)
-{
-    struct letter *l = d->oldest;
-    d->oldest = l->next;
-    if (d->oldest == NULL) {
-        d->newest = NULL;
-    }
-    d->stats.n_letters--;
-    d->stats.n_bytes -= l->size;
-    free(l);
-}
-
-void mm_dead_free(struct mm_dead *d)
+void mm_dead_close(struct mm_dead *d)
 {
     if (d == NULL) {
         return;
     }
-    while (d->oldest != NULL) {
-        remove_oldest(d);
-    }
+    mm_spool_close(d->spool);
     pthread_mutex_destroy(&d->lock);
-    free(d->uuid);
     free(d);
+}
+
+/* --- reading; the lock is held ------------------------------------------------------------------
+ */
+
+/* Go to the oldest letter. */
+static void rewind_log(struct mm_dead *d)
+{
+    mm_spool_seek(d->reader, NULL);
+}
+
+/* The next letter. Errors: MM_EAGAIN, that was the last; MM_EIO. */
+static int next_letter(struct mm_dead *d, struct mm_record *rec, struct mm_spool_pos *pos)
+{
+    int err;
+    do {
+        err = mm_spool_next(d->reader, SCAN_MAX, rec, pos);
+    } while (err == MM_EAGAIN && mm_spool_pending(d->reader));
+    return err;
+}
+
+/* --- adding; the lock is held -------------------------------------------------------------------
+ */
+
+/* Let go of the letters of the oldest segment that has any. False: that was all that can be done.
+ */
+static bool evict(struct mm_dead *d)
+{
+    struct mm_record rec;
+    struct mm_spool_pos first;
+    struct mm_spool_pos pos;
+    uint64_t n = 0;
+    rewind_log(d);
+    int err = next_letter(d, &rec, &first);
+    while (err == 0) {
+        n++;
+        err = next_letter(d, &rec, &pos);
+        if (err == 0 && pos.segment != first.segment) {
+            break;
+        }
+    }
+    if (err != 0 && err != MM_EAGAIN) {
+        return false;
+    }
+    d->n_finished += n;
+    d->n_evicted += n;
+    /* Where nothing was left, what is finished already may still be behind by a segment. */
+    mm_spool_finish(d->reader, err == 0 ? &pos : NULL, d->n_finished, 0);
+    mm_spool_tick(d->spool);
+    return n > 0;
+}
+
+/* Is it our own limit that leaves no room for a record of so many bytes? */
+static bool at_limit(const struct mm_dead *d, uint64_t size)
+{
+    struct mm_spool_stats stats;
+    mm_spool_stats(d->spool, &stats);
+    uint64_t file = size + MM_LAYOUT_HEADER_LEN;
+    uint64_t needed = file > d->segment_bytes ? file : d->segment_bytes;
+    return stats.allocated_bytes + needed > stats.limit_bytes;
+}
+
+/* Append, and make room for it where that helps: a file system that is full is not emptied of its
+ * letters for the sake of one. */
+static int append(struct mm_dead *d, const struct mm_record *rec)
+{
+    int err = mm_spool_append(d->spool, rec);
+    if (err == MM_EFULL) {
+        mm_spool_tick(d->spool); /* prepared segments make room for a large record */
+        err = mm_spool_append(d->spool, rec);
+    }
+    uint64_t size = mm_record_size(rec->topic_len, rec->payload_len, rec->props_len);
+    for (bool more = true; err == MM_EFULL && more && at_limit(d, size);) {
+        more = evict(d);
+        err = mm_spool_append(d->spool, rec);
+    }
+    return err;
+}
+
+/* Append the letter, or if need be its description alone, for which rec's properties have one item
+ * more: described_len bytes of them. */
+static int store(struct mm_dead *d, struct mm_record *rec, uint32_t described_len)
+{
+    int err = append(d, rec);
+    if (err == MM_ETOOBIG && rec->props_len != described_len) {
+        rec->payload_len = 0;
+        rec->props_len = described_len;
+        err = append(d, rec);
+        if (err == 0) {
+            d->n_evicted++;
+            mm_spool_checkpoint(d->spool);
+        }
+    }
+    if (err == 0 && d->sync) {
+        err = mm_spool_sync(d->spool);
+    }
+    mm_spool_tick(d->spool);
+    return err;
 }
 
 /* --- adding -------------------------------------------------------------------------------------
  */
 
-/* Copy len bytes and a NUL to *at, and move it behind them. */
-static const char *put(char **at, const void *data, size_t len)
+static uint8_t *put_text(uint8_t *dst, uint16_t tag, const char *text)
 {
-    char *start = *at;
-    if (len > 0) {
-        memcpy(start, data, len);
-    }
-    start[len] = '\0';
-    *at = start + len + 1;
-    return start;
+    return mm_prop_put(dst, tag, text, (uint32_t)strlen(text));
 }
 
-/* A copy of the letter, without its payload where that would not fit into max_bytes. NULL: out of
- * memory, or the description alone does not fit. */
-static struct letter *copy_letter(const struct mm_dead_letter *from, size_t max_bytes)
+/* The properties of the letter's record. *len: without the last item, which is for a letter whose
+ * payload is not kept; *described_len: with it. NULL: out of memory. */
+static uint8_t *make_props(const struct mm_dead_letter *l, uint32_t *len, uint32_t *described_len)
 {
-    size_t kafka_topic_len = strlen(from->kafka_topic);
-    size_t error_len = strlen(from->error);
-    size_t reason_len = strlen(from->reason);
-    size_t size = sizeof(struct letter) + from->topic_len + kafka_topic_len + error_len +
-                  reason_len + 5; /* the NULs, the payload's too */
-    if (size > max_bytes) {
+    size_t room = l->props_len + strlen(l->kafka_topic) + strlen(l->error) + strlen(l->reason) +
+                  strlen(l->id) + 2 * sizeof(uint64_t) + (size_t)6 * MM_PROP_HEADER_LEN;
+    uint8_t *props = malloc(room);
+    if (props == NULL) {
         return NULL;
     }
-    bool has_payload = from->payload_len <= max_bytes - size;
-    size += has_payload ? from->payload_len : 0;
-    struct letter *l = malloc(size);
-    if (l == NULL) {
-        return NULL;
+    uint8_t *at = props;
+    if (l->props_len > 0) {
+        memcpy(at, l->props, l->props_len);
+        at += l->props_len;
     }
-    char *at = l->bytes;
-    l->next = NULL;
-    l->size = size;
-    l->has_payload = has_payload;
-    l->head = *from;
-    l->head.topic = put(&at, from->topic, from->topic_len);
-    l->head.kafka_topic = put(&at, from->kafka_topic, kafka_topic_len);
-    l->head.error = put(&at, from->error, error_len);
-    l->head.reason = put(&at, from->reason, reason_len);
-    l->head.payload = put(&at, from->payload, has_payload ? from->payload_len : 0);
-    return l;
+    at = put_text(at, MM_TAG_KAFKA_TOPIC, l->kafka_topic);
+    at = put_text(at, MM_TAG_ERROR, l->error);
+    at = put_text(at, MM_TAG_REASON, l->reason);
+    at = mm_prop_put_u64(at, MM_TAG_DIED_MS, l->died_ms);
+    at = put_text(at, MM_TAG_ORIGIN, l->id);
+    *len = (uint32_t)(at - props);
+    at = mm_prop_put_u64(at, MM_TAG_PAYLOAD_LEN, l->payload_len);
+    *described_len = (uint32_t)(at - props);
+    return props;
 }
 
 int mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter)
 {
-    struct letter *l = copy_letter(letter, d->max_bytes);
-    if (l == NULL) {
+    uint32_t len;
+    uint32_t described_len;
+    uint8_t *props = make_props(letter, &len, &described_len);
+    if (props == NULL) {
         return MM_ENOMEM;
     }
+    /* What is larger than a record can be is too large for any log. */
+    uint32_t payload_len =
+        letter->payload_len > UINT32_MAX ? UINT32_MAX : (uint32_t)letter->payload_len;
+    struct mm_record rec = {
+        .time_ms = letter->time_ms,
+        .flags = letter->flags,
+        .type = MM_RECORD_DEAD,
+        .topic_len = (uint16_t)letter->topic_len,
+        .payload_len = letter->lost ? 0 : payload_len,
+        .props_len = letter->lost ? described_len : len,
+        .topic = letter->topic,
+        .payload = letter->payload,
+        .props = props,
+    };
     pthread_mutex_lock(&d->lock);
-    while (d->stats.n_bytes > d->max_bytes - l->size) {
-        remove_oldest(d);
-        d->stats.n_evicted++;
-    }
-    if (d->newest == NULL) {
-        d->oldest = l;
-    } else {
-        d->newest->next = l;
-    }
-    d->newest = l;
-    d->stats.n_letters++;
-    d->stats.n_bytes += l->size;
-    d->stats.n_evicted += l->has_payload ? 0 : 1;
+    int err = store(d, &rec, described_len);
     pthread_mutex_unlock(&d->lock);
-    return 0;
+    free(props);
+    return err;
 }
 
 void mm_dead_stats(struct mm_dead *d, struct mm_dead_stats *out)
 {
+    struct mm_spool_stats stats;
     pthread_mutex_lock(&d->lock);
-    *out = d->stats;
+    mm_spool_stats(d->spool, &stats);
+    uint64_t n = mm_spool_to_take(d->spool);
+    out->n_letters = n > d->n_finished ? n - d->n_finished : 0;
+    out->n_bytes = stats.used_bytes;
+    out->n_evicted = d->n_evicted;
     pthread_mutex_unlock(&d->lock);
 }
 
-/* --- showing ------------------------------------------------------------------------------------
+/* --- a letter as it stands in its record --------------------------------------------------------
  */
+
+/* The last item with this tag: those before it came with the message. */
+static const uint8_t *last_item(const struct mm_record *r, uint16_t tag, uint32_t *len)
+{
+    const uint8_t *found = NULL;
+    const uint8_t *at = r->props;
+    const uint8_t *end = r->props_len > 0 ? at + r->props_len : at;
+    const uint8_t *item;
+    uint32_t item_len;
+    while (at != end && (item = mm_prop_get(at, (uint32_t)(end - at), tag, &item_len)) != NULL) {
+        found = item;
+        *len = item_len;
+        at = item + item_len;
+    }
+    return found;
+}
+
+static struct mm_dead_text get_text(const struct mm_record *r, uint16_t tag)
+{
+    uint32_t len = 0;
+    const uint8_t *data = last_item(r, tag, &len);
+    return (struct mm_dead_text){.text = data == NULL ? "" : (const char *)data, .len = len};
+}
+
+static bool get_u64(const struct mm_record *r, uint16_t tag, uint64_t *value)
+{
+    uint32_t len;
+    const uint8_t *data = last_item(r, tag, &len);
+    return data != NULL &&
+           mm_prop_get_u64(data - MM_PROP_HEADER_LEN, MM_PROP_HEADER_LEN + len, tag, value);
+}
+
+void mm_dead_view(const struct mm_record *r, struct mm_dead_view *out)
+{
+    *out = (struct mm_dead_view){
+        .id = get_text(r, MM_TAG_ORIGIN),
+        .kafka_topic = get_text(r, MM_TAG_KAFKA_TOPIC),
+        .error = get_text(r, MM_TAG_ERROR),
+        .reason = get_text(r, MM_TAG_REASON),
+    };
+    (void)get_u64(r, MM_TAG_DIED_MS, &out->died_ms);
+    out->has_payload = !get_u64(r, MM_TAG_PAYLOAD_LEN, &out->payload_len);
+    if (out->has_payload) {
+        out->payload_len = r->payload_len;
+    }
+}
 
 /* Milliseconds since the epoch as RFC 3339 in UTC, in quotes. */
 static void write_time(FILE *out, uint64_t ms)
@@ -170,23 +334,52 @@ static void write_time(FILE *out, uint64_t ms)
     fprintf(out, "\"%s.%03uZ\"", text, (unsigned int)(ms % 1000));
 }
 
-static void write_letter(FILE *out, const char *uuid, const struct letter *l)
+static void write_text(FILE *out, const char *name, struct mm_dead_text t)
 {
-    const struct mm_dead_letter *head = &l->head;
-    fprintf(out, "{\"id\":\"%s-%" PRIu64 "\",\"mqtt_topic\":", uuid, head->seq);
-    mm_json_write_string(out, head->topic, head->topic_len);
-    fprintf(out, ",\"payload_bytes\":%zu,\"payload_kept\":%s,\"received\":", head->payload_len,
-            l->has_payload ? "true" : "false");
-    write_time(out, head->time_ms);
+    fprintf(out, "\"%s\":", name);
+    mm_json_write_string(out, t.text, t.len);
+}
+
+void mm_dead_write_json(FILE *out, const struct mm_record *r, const struct mm_dead_view *view)
+{
+    write_text(out, "id", view->id);
+    fputs(",\"mqtt_topic\":", out);
+    mm_json_write_string(out, r->topic, r->topic_len);
+    fprintf(out,
+            ",\"payload_bytes\":%" PRIu64 ",\"payload_kept\":%s,\"received\":", view->payload_len,
+            view->has_payload ? "true" : "false");
+    write_time(out, r->time_ms);
     fputs(",\"died\":", out);
-    write_time(out, head->died_ms);
-    fputs(",\"kafka_topic\":", out);
-    mm_json_write_string(out, head->kafka_topic, strlen(head->kafka_topic));
-    fputs(",\"error\":", out);
-    mm_json_write_string(out, head->error, strlen(head->error));
-    fputs(",\"reason\":", out);
-    mm_json_write_string(out, head->reason, strlen(head->reason));
-    fputc('}', out);
+    write_time(out, view->died_ms);
+    fputc(',', out);
+    write_text(out, "kafka_topic", view->kafka_topic);
+    fputc(',', out);
+    write_text(out, "error", view->error);
+    fputc(',', out);
+    write_text(out, "reason", view->reason);
+}
+
+/* --- showing ------------------------------------------------------------------------------------
+ */
+
+/* All letters to out; the lock is held. Errors: MM_EIO. */
+static int write_list(struct mm_dead *d, FILE *out)
+{
+    struct mm_record rec;
+    struct mm_spool_pos pos;
+    const char *between = "[\n{";
+    int err;
+    rewind_log(d);
+    while ((err = next_letter(d, &rec, &pos)) == 0) {
+        struct mm_dead_view view;
+        mm_dead_view(&rec, &view);
+        fputs(between, out);
+        mm_dead_write_json(out, &rec, &view);
+        fputc('}', out);
+        between = ",\n{";
+    }
+    fputs(between[0] == '[' ? "[\n]\n" : "\n]\n", out);
+    return err == MM_EAGAIN ? 0 : err;
 }
 
 int mm_dead_list(struct mm_dead *d, char **text, size_t *len)
@@ -197,73 +390,67 @@ int mm_dead_list(struct mm_dead *d, char **text, size_t *len)
     if (out == NULL) {
         return MM_ENOMEM;
     }
-    fputc('[', out);
     pthread_mutex_lock(&d->lock);
-    for (const struct letter *l = d->oldest; l != NULL; l = l->next) {
-        fputs(l == d->oldest ? "\n" : ",\n", out);
-        write_letter(out, d->uuid, l);
-    }
+    int err = write_list(d, out);
     pthread_mutex_unlock(&d->lock);
-    fputs("\n]\n", out);
     bool failed = ferror(out) != 0;
     if (fclose(out) != 0 || failed || *text == NULL) {
+        err = MM_ENOMEM;
+    }
+    if (err != 0) {
         free(*text);
         *text = NULL;
         *len = 0;
-        return MM_ENOMEM;
     }
-    return 0;
+    return err;
 }
 
-/* The number of an id "<uuid>-<seq>", written just as we write it. */
-static bool parse_id(const char *id, const char *uuid, uint64_t *seq)
+/* The letter with this id; the lock is held. Errors: MM_EINVAL, there is none; MM_EIO. */
+static int find_letter(struct mm_dead *d,
+                       const char *id,
+                       struct mm_record *rec,
+                       struct mm_dead_view *view)
 {
-    size_t uuid_len = strlen(uuid);
-    if (strncmp(id, uuid, uuid_len) != 0 || id[uuid_len] != '-') {
-        return false;
-    }
-    const char *digits = id + uuid_len + 1;
-    uint64_t n = 0;
-    for (const char *p = digits; *p != '\0'; p++) {
-        if (*p < '0' || *p > '9' || __builtin_mul_overflow(n, 10U, &n) ||
-            __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n)) {
-            return false;
+    size_t id_len = strlen(id);
+    struct mm_spool_pos pos;
+    int err;
+    rewind_log(d);
+    while ((err = next_letter(d, rec, &pos)) == 0) {
+        mm_dead_view(rec, view);
+        if (view->id.len == id_len && memcmp(view->id.text, id, id_len) == 0) {
+            return 0;
         }
     }
-    *seq = n;
-    return digits[0] != '\0' && (digits[0] != '0' || digits[1] == '\0');
+    return err == MM_EAGAIN ? MM_EINVAL : err;
 }
 
 /* The letter's payload copied; the lock is held. */
-static int copy_payload(const struct mm_dead *d, uint64_t seq, void **data, size_t *len)
+static int copy_payload(struct mm_dead *d, const char *id, void **data, size_t *len)
 {
-    const struct letter *l = d->oldest;
-    while (l != NULL && l->head.seq != seq) {
-        l = l->next;
+    struct mm_record rec;
+    struct mm_dead_view view;
+    int err = find_letter(d, id, &rec, &view);
+    if (err != 0 || !view.has_payload) {
+        return err != 0 ? err : MM_EINVAL;
     }
-    if (l == NULL || !l->has_payload) {
-        return MM_EINVAL;
-    }
-    void *copy = malloc(l->head.payload_len + 1); /* an empty payload is one too */
+    void *copy = malloc((size_t)rec.payload_len + 1); /* an empty payload is one too */
     if (copy == NULL) {
         return MM_ENOMEM;
     }
-    memcpy(copy, l->head.payload, l->head.payload_len + 1);
+    if (rec.payload_len > 0) {
+        memcpy(copy, rec.payload, rec.payload_len);
+    }
     *data = copy;
-    *len = l->head.payload_len;
+    *len = rec.payload_len;
     return 0;
 }
 
 int mm_dead_payload(struct mm_dead *d, const char *id, void **data, size_t *len)
 {
-    uint64_t seq = 0;
     *data = NULL;
     *len = 0;
-    if (!parse_id(id, d->uuid, &seq)) {
-        return MM_EINVAL;
-    }
     pthread_mutex_lock(&d->lock);
-    int err = copy_payload(d, seq, data, len);
+    int err = copy_payload(d, id, data, len);
     pthread_mutex_unlock(&d->lock);
     return err;
 }

@@ -10,6 +10,7 @@
  * never closed here: the library panics when a socket that it holds is gone. */
 #include "mm_http.h"
 
+#include "mm_clock.h"
 #include "mm_dead.h"
 #include "mm_error.h"
 #include "mm_log.h"
@@ -29,7 +30,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Evicting begins so far below the limit that one batch never meets it: what is ended in one turn
@@ -67,7 +67,7 @@ struct mm_http
 {
     /* immutable once started */
     const struct mm_metrics *metrics;
-    const struct mm_spool *spool;
+    struct mm_spool *spool;
     struct mm_dead *dead;
     struct mm_log *log;
     uint16_t port;
@@ -91,13 +91,6 @@ struct mm_http
     struct mm_log_limit library_limit;
     struct mm_log_limit accept_limit;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
 
 /* --- answers ------------------------------------------------------------------------------------
  */
@@ -126,7 +119,8 @@ static void say(struct answer *a, unsigned int status, const char *text)
 static void give(struct answer *a, int err, const char *type, char *page, size_t len)
 {
     if (err != 0) {
-        say(a, MHD_HTTP_SERVICE_UNAVAILABLE, "out of memory\n");
+        say(a, MHD_HTTP_SERVICE_UNAVAILABLE,
+            err == MM_EIO ? "the disk could not be read\n" : "out of memory\n");
         return;
     }
     *a = (struct answer){.status = MHD_HTTP_OK, .type = type, .page = page, .len = len};
@@ -533,7 +527,7 @@ __attribute__((format(printf, 2, 0))) static void on_library_log(void *cls,
     struct mm_http *h = cls;
     uint64_t n_held = 0;
     if (!mm_log_enabled(h->log, MM_LOG_DEBUG) ||
-        !mm_log_allowed(&h->library_limit, monotonic_ns(), LINE_INTERVAL_NS, &n_held)) {
+        !mm_log_allowed(&h->library_limit, mm_clock_monotonic_ns(), LINE_INTERVAL_NS, &n_held)) {
         return;
     }
     char text[256];
@@ -584,7 +578,7 @@ static int wait_ms(const struct mm_http *h, uint64_t now_ns)
 static void serve(struct mm_http *h)
 {
     for (;;) {
-        uint64_t now_ns = monotonic_ns();
+        uint64_t now_ns = mm_clock_monotonic_ns();
         struct pollfd fds[] = {
             {.fd = h->stop_fd, .events = POLLIN},
             {.fd = h->epoll_fd, .events = POLLIN},
@@ -594,7 +588,7 @@ static void serve(struct mm_http *h)
         if (fds[0].revents != 0) {
             return;
         }
-        now_ns = monotonic_ns();
+        now_ns = mm_clock_monotonic_ns();
         end_aged(h, now_ns);
         accept_waiting(h, now_ns);
         MHD_run(h->daemon);

@@ -1,5 +1,6 @@
 #include "mm_kafka.h"
 
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_json.h"
 #include "mm_log.h"
@@ -10,14 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
-#include <time.h>
 
 /* A connection error is told at most this often; what was held back is counted in the line. */
 #define ERROR_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
 
 #define MIN_DOWN_STATISTICS 3
 
-#define MAX_QUEUE_KBYTES 65536
+/* What the producers of all workers may hold together: a window that covers the way to Kafka and
+ * back, not a store. */
+#define MAX_QUEUE_KBYTES (24U * 1024)
+#define MAX_QUEUE_MESSAGES 40000U
+#define MIN_QUEUE_MESSAGES 4000U
 
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
@@ -67,6 +71,7 @@ struct mm_kafka
     struct mm_log *log;
     size_t max_message;
 
+    bool loose;
     uint64_t n_out;
     uint64_t n_errors;
     bool up;
@@ -114,6 +119,38 @@ static const struct
     {RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, MM_KAFKA_AGAIN},
 };
 
+/* Errors that somebody can mend and that tell nothing of the one topic. What is not listed may be
+ * the topic's. */
+static const rd_kafka_resp_err_t general[] = {
+    RD_KAFKA_RESP_ERR__TRANSPORT,
+    RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+    RD_KAFKA_RESP_ERR__TIMED_OUT,
+    RD_KAFKA_RESP_ERR__RESOLVE,
+    RD_KAFKA_RESP_ERR__AUTHENTICATION,
+    RD_KAFKA_RESP_ERR__SSL,
+    RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION,
+    RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+    RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+    RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED,
+    RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM,
+    RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE,
+    RD_KAFKA_RESP_ERR_SECURITY_DISABLED,
+    RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION,
+    RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
+    RD_KAFKA_RESP_ERR_INVALID_REQUEST,
+    RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED,
+};
+
+static bool is_general(rd_kafka_resp_err_t err)
+{
+    for (size_t i = 0; i < sizeof general / sizeof general[0]; i++) {
+        if (general[i] == err) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static enum mm_kafka_class classify(rd_kafka_resp_err_t err)
 {
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
@@ -131,6 +168,7 @@ static void fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err,
         .class = classify(err),
         .too_large = err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
                      err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE,
+        .general = is_general(err),
         .error = rd_kafka_err2name(err),
         .reason = rd_kafka_err2str(err),
     };
@@ -138,13 +176,6 @@ static void fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err,
 
 /* --- callbacks ----------------------------------------------------------------------------------
  */
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 /* Room for the state of n partitions. Their number never shrinks in Kafka. */
 static bool know_partitions(struct topic *topic, int32_t n)
@@ -189,7 +220,7 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     if (m->partition >= 0 && know_partitions(topic, m->partition + 1)) {
         struct partition *partition = &topic->partitions[m->partition];
         partition->warming = false;
-        partition->acked_ns = delivered ? monotonic_ns() : 0;
+        partition->acked_ns = delivered ? mm_clock_monotonic_ns() : 0;
     }
     if (delivered) {
         k->up = true;
@@ -213,7 +244,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     k->n_errors++;
     snprintf(k->last_error, sizeof k->last_error, "%s", reason);
     uint64_t n_held = 0;
-    if (mm_log_allowed(k->error_limit, monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
+    if (mm_log_allowed(k->error_limit, mm_clock_monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(k->log, k->quiet ? MM_LOG_DEBUG : MM_LOG_WARN,
                      "Kafka: %s (%s; %llu more since the last such line)", reason,
                      rd_kafka_err2name((rd_kafka_resp_err_t)err), (unsigned long long)n_held);
@@ -262,7 +293,6 @@ static const struct setting settings[] = {
     {"acks", "all"},
     {"message.timeout.ms", "0"}, /* none: the spool alone decides how long a message lives */
     {"linger.ms", "5"},
-    {"queue.buffering.max.messages", "100000"},
     {"message.max.bytes", "1048588"}, /* the cluster's own default */
     {"reconnect.backoff.ms", "100"},
     {"reconnect.backoff.max.ms", "1000"},
@@ -308,12 +338,19 @@ static int set_queue_size(rd_kafka_conf_t *conf,
 {
     uint32_t n = config->kafka_workers == 0 ? 1 : config->kafka_workers;
     uint64_t kbytes = config->spool_max_bytes / n / 1024;
-    kbytes = kbytes > MAX_QUEUE_KBYTES ? MAX_QUEUE_KBYTES : kbytes;
+    kbytes = kbytes > MAX_QUEUE_KBYTES / n ? MAX_QUEUE_KBYTES / n : kbytes;
     uint64_t least = 2 * (uint64_t)get_max_message(conf) / 1024 + 1;
     kbytes = kbytes < least ? least : kbytes;
     char value[24];
     snprintf(value, sizeof value, "%llu", (unsigned long long)kbytes);
-    return set_property(conf, "queue.buffering.max.kbytes", value, errstr, errstr_len);
+    int err = set_property(conf, "queue.buffering.max.kbytes", value, errstr, errstr_len);
+    if (err == 0) {
+        uint32_t messages = MAX_QUEUE_MESSAGES / n;
+        messages = messages < MIN_QUEUE_MESSAGES ? MIN_QUEUE_MESSAGES : messages;
+        snprintf(value, sizeof value, "%u", messages);
+        err = set_property(conf, "queue.buffering.max.messages", value, errstr, errstr_len);
+    }
+    return err;
 }
 
 static int configure(rd_kafka_conf_t *conf,
@@ -338,6 +375,9 @@ static int configure(rd_kafka_conf_t *conf,
     }
     if (err == 0 && opts->single) {
         err = set_property(conf, "batch.num.messages", "1", errstr, errstr_len);
+    }
+    if (err == 0 && opts->loose) {
+        err = set_property(conf, "enable.gapless.guarantee", "false", errstr, errstr_len);
     }
     return err;
 }
@@ -387,6 +427,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->log = opts->log;
     k->error_limit = opts->error_limit;
     k->quiet = opts->quiet;
+    k->loose = opts->loose;
     k->up = opts->up;
     err = configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
@@ -486,7 +527,7 @@ static struct partition *partition_of(struct topic *topic, const struct mm_kafka
 
 static bool is_warm(const struct partition *partition)
 {
-    return partition->acked_ns != 0 && monotonic_ns() - partition->acked_ns < WARM_NS;
+    return partition->acked_ns != 0 && mm_clock_monotonic_ns() - partition->acked_ns < WARM_NS;
 }
 
 /* May a message with this key go to the topic now? See the head of mm_kafka.h. */
@@ -520,15 +561,17 @@ static void *unconst(const void *p)
     return same;
 }
 
+#define N_PARTS 7 /* of a message without headers */
+
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report)
 {
     struct topic *topic = get_topic(k, m->topic);
-    if (topic == NULL || !may_send(topic, m)) {
+    if (topic == NULL || !(k->loose || may_send(topic, m))) {
         return MM_EAGAIN;
     }
-    rd_kafka_vu_t parts[] = {
+    rd_kafka_vu_t parts[N_PARTS + MM_KAFKA_HEADERS_MAX] = {
         {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = topic->handle},
         {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = RD_KAFKA_PARTITION_UA},
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
@@ -536,10 +579,14 @@ int mm_kafka_produce(struct mm_kafka *k,
         {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {.ptr = unconst(m->key), .size = m->key_len}},
         {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = (int64_t)m->time_ms},
         {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = m->tag},
-        {.vtype = RD_KAFKA_VTYPE_HEADER,
-         .u.header = {.name = "mm-id", .val = m->id, .size = (ssize_t)m->id_len}},
     };
-    size_t n_parts = sizeof parts / sizeof parts[0] - (m->id == NULL ? 1 : 0);
+    size_t n_parts = N_PARTS;
+    for (size_t i = 0; i < m->n_headers; i++) {
+        const struct mm_kafka_header *h = &m->headers[i];
+        parts[n_parts++] = (rd_kafka_vu_t){
+            .vtype = RD_KAFKA_VTYPE_HEADER,
+            .u.header = {.name = h->name, .val = h->value, .size = (ssize_t)h->value_len}};
+    }
     rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, n_parts);
     if (error == NULL) {
         k->n_out++;
@@ -549,7 +596,7 @@ int mm_kafka_produce(struct mm_kafka *k,
     rd_kafka_resp_err_t err = rd_kafka_error_code(error);
     rd_kafka_error_destroy(error);
     if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
-        return MM_EAGAIN;
+        return MM_EFULL;
     }
     fill_report(report, err, m->tag);
     return MM_EKAFKA;
@@ -567,12 +614,12 @@ void mm_kafka_take_back(struct mm_kafka *k)
 
 static void poll_until_empty(struct mm_kafka *k, uint32_t wait_ms, int purge_flags)
 {
-    uint64_t deadline = monotonic_ns() + (uint64_t)wait_ms * 1000000;
+    uint64_t deadline = mm_clock_monotonic_ns() + (uint64_t)wait_ms * 1000000;
     do {
         /* Again and again: a request that fails puts its messages back into the queue. */
         rd_kafka_purge(k->rk, purge_flags | RD_KAFKA_PURGE_F_NON_BLOCKING);
         rd_kafka_poll(k->rk, 10);
-    } while (k->n_out > 0 && monotonic_ns() < deadline);
+    } while (k->n_out > 0 && mm_clock_monotonic_ns() < deadline);
 }
 
 void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)

@@ -4,16 +4,26 @@
  * between; it never stays off. */
 #include "mm_metrics.h"
 
+#include "mm_clock.h"
 #include "mm_error.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* A loop turns several times a second, and no wait in it is longer than 10 s. */
 #define LIVE_NS (30 * UINT64_C(1000000000))
+
+/* A Kafka topic that can be parked. */
+struct lane
+{
+    struct mm_metrics_worker worker;
+    _Atomic uint64_t to_take; /* gauges, see mm_metrics_park_set() */
+    _Atomic uint64_t n_lost;
+    _Atomic uint64_t n_bytes;
+    char *kafka_topic; /* immutable */
+};
 
 struct mm_metrics
 {
@@ -22,8 +32,16 @@ struct mm_metrics
     char *librdkafka;
     char *mosquitto;
     uint32_t n_workers;
+    uint32_t n_lanes;
+    struct lane *lanes;
+    bool sync_always;
     uint64_t started_ms; /* since the epoch */
     uint64_t started_ns; /* CLOCK_MONOTONIC */
+
+    /* immutable once restored */
+    const struct mm_spool *spool;
+    uint64_t base[MM_LAYOUT_COUNTERS]; /* counted by earlier processes */
+    atomic_bool restored;              /* R1: publishes the two to the log's threads */
 
     struct mm_metrics_broker broker;
     struct mm_metrics_worker worker[];
@@ -47,6 +65,9 @@ static const char *const dead_names[] = {
 #undef MM_X
 };
 
+_Static_assert(MM_N_REFUSED <= 4 && MM_N_DROPPED <= 7 && MM_N_DEAD <= 4,
+               "the reasons outgrow their slots");
+
 static const char *const state_names[] = {
 #define MM_X(name, text) text,
     MM_WORKER_STATES(MM_X)
@@ -56,11 +77,25 @@ static const char *const state_names[] = {
 /* --- setup --------------------------------------------------------------------------------------
  */
 
-static uint64_t clock_ns(clockid_t id)
+static bool make_lanes(struct mm_metrics *m, const struct mm_metrics_info *info)
 {
-    struct timespec ts;
-    clock_gettime(id, &ts);
-    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
+    if (info->n_lanes == 0) {
+        return true;
+    }
+    size_t size = info->n_lanes * sizeof *m->lanes;
+    m->lanes = aligned_alloc(MM_CACHE_LINE, size);
+    if (m->lanes == NULL) {
+        return false;
+    }
+    memset(m->lanes, 0, size);
+    m->n_lanes = info->n_lanes;
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        m->lanes[i].kafka_topic = strdup(info->kafka_topics[i]);
+        if (m->lanes[i].kafka_topic == NULL) {
+            return false;
+        }
+    }
+    return true;
 }
 
 int mm_metrics_new(const struct mm_metrics_info *info, struct mm_metrics **out)
@@ -73,12 +108,14 @@ int mm_metrics_new(const struct mm_metrics_info *info, struct mm_metrics **out)
     }
     memset(m, 0, size);
     m->n_workers = info->n_workers;
-    m->started_ms = clock_ns(CLOCK_REALTIME) / 1000000;
-    m->started_ns = clock_ns(CLOCK_MONOTONIC);
+    m->sync_always = info->sync_always;
+    m->started_ms = mm_clock_realtime_ms();
+    m->started_ns = mm_clock_monotonic_ns();
     m->version = strdup(info->version);
     m->librdkafka = strdup(info->librdkafka);
     m->mosquitto = strdup(info->mosquitto);
-    if (m->version == NULL || m->librdkafka == NULL || m->mosquitto == NULL) {
+    if (m->version == NULL || m->librdkafka == NULL || m->mosquitto == NULL ||
+        !make_lanes(m, info)) {
         mm_metrics_free(m);
         return MM_ENOMEM;
     }
@@ -91,6 +128,10 @@ void mm_metrics_free(struct mm_metrics *m)
     if (m == NULL) {
         return;
     }
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        free(m->lanes[i].kafka_topic);
+    }
+    free(m->lanes);
     free(m->version);
     free(m->librdkafka);
     free(m->mosquitto);
@@ -105,6 +146,22 @@ struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m)
 struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k)
 {
     return &m->worker[k];
+}
+
+struct mm_metrics_worker *mm_metrics_park(struct mm_metrics *m, uint32_t lane)
+{
+    return &m->lanes[lane].worker;
+}
+
+void mm_metrics_park_set(struct mm_metrics *m,
+                         uint32_t lane,
+                         uint64_t to_take,
+                         uint64_t n_lost,
+                         uint64_t n_bytes)
+{
+    mm_gauge_set(&m->lanes[lane].to_take, to_take);
+    mm_gauge_set(&m->lanes[lane].n_lost, n_lost);
+    mm_gauge_set(&m->lanes[lane].n_bytes, n_bytes);
 }
 
 /* --- histograms ---------------------------------------------------------------------------------
@@ -189,23 +246,15 @@ struct durations
 struct figures
 {
     struct mm_snapshot sums;
-    uint64_t received[3];
-    uint64_t received_bytes;
-    uint64_t spooled;
-    uint64_t refused[MM_N_REFUSED];
-    uint64_t dropped[MM_N_DROPPED];
-    uint64_t dropped_oldest;
-    uint64_t dead[MM_N_DEAD];
-    uint64_t delivered_bytes;
-    uint64_t retried;
+    uint64_t n[MM_LAYOUT_COUNTERS]; /* by enum mm_metrics_slot */
     uint64_t dead_evicted;
-    uint64_t maybe_duplicated;
-    uint64_t kafka_errors;
-    uint64_t producer_restarts;
-    uint64_t test_messages;
     uint64_t last_delivery_ms;
     struct durations callback;
     struct durations latency;
+
+    uint64_t parked_bytes;
+    uint64_t parked_retry_ms; /* the earliest; 0: none */
+    uint64_t n_parked_lanes;
 
     uint64_t n_down;     /* workers that do not reach Kafka */
     uint64_t n_never_up; /* of those, that never did */
@@ -213,22 +262,110 @@ struct figures
     uint64_t n_stuck; /* workers whose loop has not turned for LIVE_NS */
 };
 
-/* Add n counters to sums; the sum of what was added. */
-static uint64_t add_counters(uint64_t *sums, const _Atomic uint64_t *counters, size_t n)
+static uint64_t sum(const uint64_t *values, size_t n)
 {
-    uint64_t added = 0;
+    uint64_t all = 0;
     for (size_t i = 0; i < n; i++) {
-        uint64_t value = mm_counter_get(&counters[i]);
-        sums[i] += value;
-        added += value;
+        all += values[i];
     }
-    return added;
+    return all;
+}
+
+/* The earlier of two times, of which 0 is none. */
+static uint64_t earlier(uint64_t a_ms, uint64_t b_ms)
+{
+    return b_ms != 0 && (a_ms == 0 || b_ms < a_ms) ? b_ms : a_ms;
+}
+
+static void add_counters(uint64_t *sums, const _Atomic uint64_t *counters, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        sums[i] += mm_counter_get(&counters[i]);
+    }
 }
 
 static void add_durations(struct durations *sums, const struct mm_histogram *h)
 {
     add_counters(sums->count, h->count, MM_HISTOGRAM_MAX + 1);
     sums->sum_ns += mm_counter_get(&h->sum_ns);
+}
+
+static void add_worker(uint64_t n[MM_LAYOUT_COUNTERS], const struct mm_metrics_worker *w)
+{
+    n[MM_SLOT_DELIVERED] += mm_counter_get(&w->delivered);
+    n[MM_SLOT_DELIVERED_BYTES] += mm_counter_get(&w->delivered_bytes);
+    n[MM_SLOT_REPEATED] += mm_counter_get(&w->repeated);
+    n[MM_SLOT_DROPPED + MM_DROPPED_OLDEST] += mm_counter_get(&w->dropped_oldest);
+    add_counters(&n[MM_SLOT_DEAD], w->dead_lettered, MM_N_DEAD);
+    n[MM_SLOT_RETRIED] += mm_counter_get(&w->retried);
+    n[MM_SLOT_MAYBE_DUPLICATED] += mm_counter_get(&w->maybe_duplicated);
+    n[MM_SLOT_KAFKA_ERRORS] += mm_counter_get(&w->kafka_errors);
+    n[MM_SLOT_PRODUCER_RESTARTS] += mm_counter_get(&w->producer_restarts);
+    n[MM_SLOT_TEST_MESSAGES] += mm_counter_get(&w->test_messages);
+    n[MM_SLOT_PARKED] += mm_counter_get(&w->parked);
+}
+
+static void add_broker(uint64_t n[MM_LAYOUT_COUNTERS], const struct mm_metrics_broker *b)
+{
+    add_counters(&n[MM_SLOT_REFUSED], b->refused, MM_N_REFUSED);
+    add_counters(&n[MM_SLOT_DROPPED], b->dropped, MM_N_DROPPED);
+    n[MM_SLOT_SPOOLED] += mm_counter_get(&b->spooled);
+    n[MM_SLOT_RECEIVED_BYTES] += mm_counter_get(&b->received_bytes);
+    add_counters(&n[MM_SLOT_RECEIVED], b->received, 3);
+}
+
+/* Lost since the logs were opened; of the main one only what it found by reading. */
+static uint64_t count_lost(const struct mm_metrics *m, const struct mm_spool_stats *stats)
+{
+    uint64_t n = stats->n_lost;
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        n += mm_counter_get(&m->lanes[i].n_lost);
+    }
+    return n;
+}
+
+/* Messages of a parked Kafka topic, in its log or its worker's hands. */
+static uint64_t count_lane(const struct lane *lane)
+{
+    int64_t n = (int64_t)mm_counter_get(&lane->worker.held);
+    n -= (int64_t)mm_counter_get(&lane->worker.taken);
+    n += (int64_t)mm_counter_get(&lane->to_take);
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+/* Messages in the main log or in its workers' hands. */
+static uint64_t count_main(const struct mm_metrics *m, const struct mm_spool *spool)
+{
+    int64_t n = 0;
+    for (uint32_t k = 0; k < m->n_workers; k++) {
+        const struct mm_metrics_worker *w = &m->worker[k];
+        n += (int64_t)mm_counter_get(&w->held) - (int64_t)mm_counter_get(&w->taken);
+    }
+    n += (int64_t)mm_spool_to_take(spool) - (int64_t)mm_spool_n_repeat(spool);
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+static void read_worker(const struct mm_metrics_worker *w, struct figures *f)
+{
+    add_worker(f->n, w);
+    add_durations(&f->latency, &w->latency);
+    uint64_t dead_evicted = mm_counter_get(&w->dead_evicted);
+    f->dead_evicted = dead_evicted > f->dead_evicted ? dead_evicted : f->dead_evicted;
+    uint64_t last = mm_counter_get(&w->last_delivery_ms);
+    f->last_delivery_ms = last > f->last_delivery_ms ? last : f->last_delivery_ms;
+    f->sums.oldest_ms = earlier(f->sums.oldest_ms, mm_counter_get(&w->oldest_ms));
+}
+
+static void read_lane(const struct lane *lane, struct figures *f)
+{
+    read_worker(&lane->worker, f);
+    f->parked_bytes += mm_counter_get(&lane->n_bytes);
+    uint64_t n = count_lane(lane);
+    if (n > 0) {
+        f->sums.parked += n;
+        f->n_parked_lanes++;
+        f->parked_retry_ms = earlier(f->parked_retry_ms, mm_counter_get(&lane->worker.retry_at_ms));
+    }
 }
 
 /* What a worker says of itself, as against what it has counted. */
@@ -248,66 +385,40 @@ static void judge_worker(const struct mm_metrics *m,
     f->n_stuck += heartbeat + LIVE_NS < now_ns ? 1 : 0;
 }
 
-static void read_worker(const struct mm_metrics_worker *w, struct figures *f)
+/* A lane's worker comes and goes. */
+static void judge_lane(const struct lane *lane, uint64_t now_ns, struct figures *f)
 {
-    f->sums.delivered += mm_counter_get(&w->delivered);
-    f->sums.dead_lettered += add_counters(f->dead, w->dead_lettered, MM_N_DEAD);
-    f->dropped_oldest += mm_counter_get(&w->dropped_oldest);
-    f->delivered_bytes += mm_counter_get(&w->delivered_bytes);
-    f->retried += mm_counter_get(&w->retried);
-    uint64_t dead_evicted = mm_counter_get(&w->dead_evicted);
-    f->dead_evicted = dead_evicted > f->dead_evicted ? dead_evicted : f->dead_evicted;
-    f->maybe_duplicated += mm_counter_get(&w->maybe_duplicated);
-    f->kafka_errors += mm_counter_get(&w->kafka_errors);
-    f->producer_restarts += mm_counter_get(&w->producer_restarts);
-    f->test_messages += mm_counter_get(&w->test_messages);
-    add_durations(&f->latency, &w->latency);
-
-    uint64_t last = mm_counter_get(&w->last_delivery_ms);
-    if (last > f->last_delivery_ms) {
-        f->last_delivery_ms = last;
-    }
-    uint64_t oldest = mm_counter_get(&w->oldest_ms);
-    if (oldest != 0 && (f->sums.oldest_ms == 0 || oldest < f->sums.oldest_ms)) {
-        f->sums.oldest_ms = oldest;
-    }
+    uint64_t heartbeat = mm_counter_get(&lane->worker.heartbeat_ns);
+    bool runs = heartbeat != 0 && mm_counter_get(&lane->worker.state) != MM_WORKER_STOPPED;
+    f->n_stuck += runs && heartbeat + LIVE_NS < now_ns ? 1 : 0;
 }
 
-/* Messages in the log or in a worker's hands. */
-static uint64_t count_in_spool(const struct mm_metrics *m, const struct mm_spool *spool)
+/* Why messages cannot be stored, or soon cannot; NULL: they can. */
+static const char *why_not_ready(const struct mm_metrics *m, const struct mm_spool_stats *s)
 {
-    int64_t n = 0;
-    for (uint32_t k = 0; k < m->n_workers; k++) {
-        const struct mm_metrics_worker *w = &m->worker[k];
-        n += (int64_t)mm_counter_get(&w->held) - (int64_t)mm_counter_get(&w->taken);
+    if (s->full) {
+        return s->low_space ? "the spool is full, and its disk short of space"
+                            : "the spool is full";
     }
-    for (uint32_t k = 0; k < m->n_workers; k++) {
-        n += (int64_t)mm_spool_appended(spool, k);
+    if (s->degraded && m->sync_always) {
+        return "the spool's disk fails to sync";
     }
-    return n > 0 ? (uint64_t)n : 0;
-}
-
-static void read_broker(const struct mm_metrics_broker *b, struct figures *f)
-{
-    f->sums.refused = add_counters(f->refused, b->refused, MM_N_REFUSED);
-    f->sums.dropped = add_counters(f->dropped, b->dropped, MM_N_DROPPED) + f->dropped_oldest;
-    f->spooled = mm_counter_get(&b->spooled);
-    f->received_bytes = mm_counter_get(&b->received_bytes);
-    f->sums.received = add_counters(f->received, b->received, 3);
-    add_durations(&f->callback, &b->callback);
-}
-
-/* What is wrong, the nearest to a loss of messages first; "ok" when nothing is. What /readyz may
- * have to tell comes before all else. */
-static const char *reason_of(const struct figures *f)
-{
-    if (f->sums.spool.full) {
-        return "the spool is full";
+    if (s->low_space) {
+        return "the spool's disk is short of space";
     }
-    if (!f->sums.ready) {
+    if (!s->drop_oldest && s->used_bytes >= s->limit_bytes - s->limit_bytes / 10) {
         return "the spool is more than 90 % used";
     }
-    if (!f->sums.live) {
+    if (s->tight) {
+        return "the spool is nearly full";
+    }
+    return NULL;
+}
+
+/* What else is wrong, the nearest to a loss of messages first; NULL: nothing. */
+static const char *why_not_healthy(const struct figures *f)
+{
+    if (f->n_stuck > 0) {
         return "a worker thread does not move";
     }
     if (f->n_down > f->n_never_up) {
@@ -316,33 +427,58 @@ static const char *reason_of(const struct figures *f)
     if (f->n_down > 0) {
         return "Kafka has not been reached yet";
     }
-    if (f->n_parked > 0) {
+    if (f->n_parked > 0 || f->n_parked_lanes > 0) {
         return "a Kafka topic is parked";
     }
-    return "ok";
+    return NULL;
+}
+
+/* What /readyz may have to tell comes before all else. */
+static void judge(const struct mm_metrics *m, struct figures *f)
+{
+    struct mm_snapshot *s = &f->sums;
+    const char *not_ready = why_not_ready(m, &s->spool);
+    const char *not_healthy = not_ready != NULL ? not_ready : why_not_healthy(f);
+    s->live = f->n_stuck == 0;
+    s->ready = not_ready == NULL;
+    s->healthy = not_healthy == NULL;
+    s->reason = s->healthy ? "ok" : not_healthy;
+}
+
+static void add_up(struct figures *f)
+{
+    struct mm_snapshot *s = &f->sums;
+    s->received = sum(&f->n[MM_SLOT_RECEIVED], 3);
+    s->delivered = f->n[MM_SLOT_DELIVERED];
+    s->dead_lettered = sum(&f->n[MM_SLOT_DEAD], MM_N_DEAD);
+    s->refused = sum(&f->n[MM_SLOT_REFUSED], MM_N_REFUSED);
+    s->dropped = sum(&f->n[MM_SLOT_DROPPED], MM_N_DROPPED);
+    s->ledger_difference = (int64_t)(s->received - s->delivered - s->dead_lettered - s->refused -
+                                     s->dropped - s->in_spool);
 }
 
 static void read_all(const struct mm_metrics *m, const struct mm_spool *spool, struct figures *f)
 {
     memset(f, 0, sizeof *f);
-    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+    memcpy(f->n, m->base, sizeof f->n);
+    uint64_t now_ns = mm_clock_monotonic_ns();
     for (uint32_t k = 0; k < m->n_workers; k++) {
         read_worker(&m->worker[k], f);
         judge_worker(m, &m->worker[k], now_ns, f);
     }
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        read_lane(&m->lanes[i], f);
+        judge_lane(&m->lanes[i], now_ns, f);
+    }
     struct mm_snapshot *s = &f->sums;
-    s->in_spool = count_in_spool(m, spool);
+    s->in_spool = count_main(m, spool) + s->parked;
     mm_spool_stats(spool, &s->spool);
-    read_broker(&m->broker, f);
-
-    s->ledger_difference = (int64_t)(s->received - s->delivered - s->dead_lettered - s->refused -
-                                     s->dropped - s->in_spool);
-    s->live = f->n_stuck == 0;
-    s->ready =
-        !s->spool.full && (s->spool.drop_oldest ||
-                           s->spool.used_bytes < s->spool.limit_bytes - s->spool.limit_bytes / 10);
-    s->healthy = s->ready && s->live && f->n_down == 0 && f->n_parked == 0;
-    s->reason = reason_of(f);
+    s->spool.used_bytes += f->parked_bytes;
+    f->n[MM_SLOT_DROPPED + MM_DROPPED_LOST] += count_lost(m, &s->spool);
+    add_broker(f->n, &m->broker);
+    add_durations(&f->callback, &m->broker.callback);
+    add_up(f);
+    judge(m, f);
 }
 
 void mm_metrics_snapshot(const struct mm_metrics *m,
@@ -352,6 +488,113 @@ void mm_metrics_snapshot(const struct mm_metrics *m,
     struct figures f;
     read_all(m, spool, &f);
     *out = f.sums;
+}
+
+/* --- over a restart -----------------------------------------------------------------------------
+ */
+
+/* All counters, base included. */
+static void collect(const struct mm_metrics *m, uint64_t n[MM_LAYOUT_COUNTERS])
+{
+    memcpy(n, m->base, sizeof m->base);
+    for (uint32_t k = 0; k < m->n_workers; k++) {
+        add_worker(n, &m->worker[k]);
+    }
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        add_worker(n, &m->lanes[i].worker);
+    }
+    struct mm_spool_stats stats = {0};
+    if (m->spool != NULL) {
+        mm_spool_stats(m->spool, &stats);
+    }
+    n[MM_SLOT_DROPPED + MM_DROPPED_LOST] += count_lost(m, &stats);
+    add_broker(n, &m->broker);
+}
+
+/* Make the sum of the three another one. Which QoS it was that a message too many or too few had is
+ * not known; most have 1. */
+static void set_received(uint64_t received[3], uint64_t total)
+{
+    static const int order[] = {1, 2, 0};
+    uint64_t before = sum(received, 3);
+    if (total >= before) {
+        received[1] += total - before;
+        return;
+    }
+    uint64_t excess = before - total;
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t *n = &received[order[i]];
+        uint64_t part = excess < *n ? excess : *n;
+        *n -= part;
+        excess -= part;
+    }
+}
+
+void mm_metrics_restore(struct mm_metrics *m,
+                        const struct mm_spool *spool,
+                        const struct mm_spool_found *found)
+{
+    m->spool = spool;
+    if (found->has_counters) {
+        memcpy(m->base, found->counters, sizeof m->base);
+    }
+
+    uint64_t n[MM_LAYOUT_COUNTERS];
+    collect(m, n);
+    uint64_t dropped = sum(&n[MM_SLOT_DROPPED], MM_N_DROPPED);
+    uint64_t dropped_from_spool =
+        n[MM_SLOT_DROPPED + MM_DROPPED_OLDEST] + n[MM_SLOT_DROPPED + MM_DROPPED_LOST];
+    uint64_t spooled = n[MM_SLOT_DELIVERED] + sum(&n[MM_SLOT_DEAD], MM_N_DEAD) + dropped_from_spool;
+    spooled += found->n_records > found->n_repeat ? found->n_records - found->n_repeat : 0;
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        spooled += count_lane(&m->lanes[i]);
+    }
+    uint64_t refused = sum(&n[MM_SLOT_REFUSED], MM_N_REFUSED);
+    m->base[MM_SLOT_SPOOLED] = spooled;
+    set_received(&m->base[MM_SLOT_RECEIVED], spooled + refused + dropped - dropped_from_spool);
+    /* R1: pairs with the load in mm_metrics_counters(). */
+    atomic_store_explicit(&m->restored, true, memory_order_release);
+}
+
+void mm_metrics_counters(void *arg, uint64_t counters[MM_LAYOUT_COUNTERS])
+{
+    const struct mm_metrics *m = arg;
+    if (atomic_load_explicit(&m->restored, memory_order_acquire)) {
+        collect(m, counters);
+    }
+}
+
+/* clang-format off: it takes the lists for something else */
+static const char *const slot_names[MM_LAYOUT_COUNTERS] = {
+    [MM_SLOT_RECEIVED] = "received_qos0",
+    [MM_SLOT_RECEIVED + 1] = "received_qos1",
+    [MM_SLOT_RECEIVED + 2] = "received_qos2",
+    [MM_SLOT_RECEIVED_BYTES] = "received_bytes",
+    [MM_SLOT_SPOOLED] = "spooled",
+    [MM_SLOT_DELIVERED] = "delivered",
+    [MM_SLOT_DELIVERED_BYTES] = "delivered_bytes",
+    [MM_SLOT_REPEATED] = "repeated",
+#define MM_X(name, text) [MM_SLOT_REFUSED + (name)] = "refused_" text,
+    MM_REFUSED_REASONS(MM_X)
+#undef MM_X
+#define MM_X(name, text) [MM_SLOT_DROPPED + (name)] = "dropped_" text,
+        MM_DROPPED_REASONS(MM_X)
+#undef MM_X
+#define MM_X(name, text) [MM_SLOT_DEAD + (name)] = "dead_lettered_" text,
+            MM_DEAD_REASONS(MM_X)
+#undef MM_X
+                [MM_SLOT_RETRIED] = "retried",
+    [MM_SLOT_MAYBE_DUPLICATED] = "maybe_duplicated",
+    [MM_SLOT_KAFKA_ERRORS] = "kafka_errors",
+    [MM_SLOT_PRODUCER_RESTARTS] = "producer_restarts",
+    [MM_SLOT_TEST_MESSAGES] = "test_messages",
+    [MM_SLOT_PARKED] = "parked",
+};
+/* clang-format on */
+
+const char *mm_metrics_counter_name(int slot)
+{
+    return slot >= 0 && slot < MM_LAYOUT_COUNTERS ? slot_names[slot] : NULL;
 }
 
 /* --- the page -----------------------------------------------------------------------------------
@@ -420,6 +663,14 @@ static void gauge_time(struct page *p, const char *name, const char *help, uint6
     fprintf(p->out, "%s %" PRIu64 ".%03u\n", name, ms / 1000, (unsigned int)(ms % 1000));
 }
 
+/* A duration in ns, shown in seconds. */
+static void gauge_seconds(struct page *p, const char *name, const char *help, uint64_t ns)
+{
+    family(p, name, "gauge", help);
+    fprintf(p->out, "%s %" PRIu64 ".%09u\n", name, ns / 1000000000,
+            (unsigned int)(ns % 1000000000));
+}
+
 static void histogram(struct page *p,
                       const char *name,
                       const char *help,
@@ -444,41 +695,45 @@ static void page_messages(struct page *p, const struct figures *f)
     static const char *const qos_names[] = {"0", "1", "2"};
     family(p, "metamorphosis_messages_received_total", "counter",
            "MQTT messages that passed the filter.");
-    samples(p, "qos", qos_names, f->received, 3);
+    samples(p, "qos", qos_names, &f->n[MM_SLOT_RECEIVED], 3);
     counter(p, "metamorphosis_received_bytes_total", "Payload bytes of the messages received.",
-            f->received_bytes);
+            f->n[MM_SLOT_RECEIVED_BYTES]);
     counter(p, "metamorphosis_messages_spooled_total", "Messages written to the spool.",
-            f->spooled);
+            f->n[MM_SLOT_SPOOLED]);
     counter(p, "metamorphosis_messages_delivered_total", "Messages that Kafka has acknowledged.",
             f->sums.delivered);
     counter(p, "metamorphosis_delivered_bytes_total", "Bytes of the Kafka values delivered.",
-            f->delivered_bytes);
+            f->n[MM_SLOT_DELIVERED_BYTES]);
 
     family(p, "metamorphosis_messages_refused_total", "counter",
            "Messages that were not stored and not acknowledged to their publisher.");
-    samples(p, "reason", refused_names, f->refused, MM_N_REFUSED);
+    samples(p, "reason", refused_names, &f->n[MM_SLOT_REFUSED], MM_N_REFUSED);
     family(p, "metamorphosis_messages_dropped_total", "counter",
            "Messages that were acknowledged, or had QoS 0, and were let go.");
-    samples(p, "reason", dropped_names, f->dropped, MM_N_DROPPED);
-    fprintf(p->out, "%s{reason=\"drop_oldest\"} %" PRIu64 "\n", p->name, f->dropped_oldest);
+    samples(p, "reason", dropped_names, &f->n[MM_SLOT_DROPPED], MM_N_DROPPED);
     family(p, "metamorphosis_messages_dead_lettered_total", "counter",
            "Messages that Kafka refused even when they were sent alone.");
-    samples(p, "reason", dead_names, f->dead, MM_N_DEAD);
+    samples(p, "reason", dead_names, &f->n[MM_SLOT_DEAD], MM_N_DEAD);
 
     counter(p, "metamorphosis_dead_letters_evicted_total",
             "Dead letters that were given up for newer ones, or kept without their payload.",
             f->dead_evicted);
     counter(p, "metamorphosis_messages_retried_total",
-            "Messages handed to the Kafka client once more.", f->retried);
+            "Messages handed to the Kafka client once more.", f->n[MM_SLOT_RETRIED]);
     counter(p, "metamorphosis_messages_maybe_duplicated_total",
             "Of the messages retried, those that Kafka may have stored the first time.",
-            f->maybe_duplicated);
+            f->n[MM_SLOT_MAYBE_DUPLICATED]);
+    counter(p, "metamorphosis_messages_repeated_total",
+            "Messages finished once more after a restart; not counted as delivered again.",
+            f->n[MM_SLOT_REPEATED]);
+    counter(p, "metamorphosis_messages_parked_total",
+            "Messages laid aside because their Kafka topic is parked.", f->n[MM_SLOT_PARKED]);
     counter(p, "metamorphosis_kafka_errors_total",
-            "Failed deliveries and lost connections to Kafka.", f->kafka_errors);
+            "Failed deliveries and lost connections to Kafka.", f->n[MM_SLOT_KAFKA_ERRORS]);
     counter(p, "metamorphosis_producer_restarts_total",
-            "Kafka producers made anew after a fatal error.", f->producer_restarts);
+            "Kafka producers made anew after a fatal error.", f->n[MM_SLOT_PRODUCER_RESTARTS]);
     counter(p, "metamorphosis_test_messages_total", "Test messages that Kafka has acknowledged.",
-            f->test_messages);
+            f->n[MM_SLOT_TEST_MESSAGES]);
 }
 
 static void page_spool(struct page *p, const struct figures *f)
@@ -497,6 +752,50 @@ static void page_spool(struct page *p, const struct figures *f)
     gauge(p, "metamorphosis_spool_full", "1 while the spool takes nothing more.", s->full);
     gauge_time(p, "metamorphosis_spool_oldest_message_timestamp_seconds",
                "Time of receipt of the oldest message not finished; 0: none.", f->sums.oldest_ms);
+}
+
+static void page_disk(struct page *p, const struct figures *f)
+{
+    const struct mm_spool_stats *s = &f->sums.spool;
+    gauge(p, "metamorphosis_spool_on_disk", "1 if the spool is on disk, 0 if it is in memory.",
+          s->on_disk);
+    gauge(p, "metamorphosis_spool_degraded",
+          "1 while the disk does not sync what is written: a power failure would lose it.",
+          s->degraded);
+    gauge(p, "metamorphosis_spool_low_space", "1 while the file system has little space left.",
+          s->low_space);
+    gauge(p, "metamorphosis_spool_free_bytes",
+          "Space of the file system that the spool may still take.", s->free_bytes);
+    gauge(p, "metamorphosis_spool_unsynced_bytes",
+          "Bytes written and not synced: a power failure would lose them.", s->unsynced_bytes);
+    counter(p, "metamorphosis_spool_syncs_total", "Syncs that succeeded.", s->n_synced);
+    gauge_time(p, "metamorphosis_spool_last_sync_timestamp_seconds",
+               "Time of the last sync that succeeded; 0: none yet.", s->synced_ms);
+    gauge_seconds(p, "metamorphosis_spool_sync_duration_max_seconds",
+                  "The longest sync since the start.", s->sync_max_ns);
+    counter(p, "metamorphosis_spool_io_errors_total", "Operations on the disk that failed.",
+            s->n_io_errors);
+    gauge(p, "metamorphosis_spool_bad_files", "Damaged files set aside in bad/.", s->n_bad_files);
+}
+
+static void page_parked(struct page *p, const struct mm_metrics *m, const struct figures *f)
+{
+    gauge(p, "metamorphosis_parked_topics", "Kafka topics that are parked.", f->n_parked_lanes);
+    gauge(p, "metamorphosis_parked_messages", "Messages in the spool whose Kafka topic is parked.",
+          f->sums.parked);
+    gauge(p, "metamorphosis_parked_bytes", "Bytes of their records.", f->parked_bytes);
+    gauge_time(p, "metamorphosis_parked_retry_timestamp_seconds",
+               "Time of the next attempt at a parked Kafka topic; 0: none.", f->parked_retry_ms);
+    family(p, "metamorphosis_parked_topic_messages", "gauge",
+           "The same by Kafka topic, while it is parked.");
+    for (uint32_t i = 0; i < m->n_lanes; i++) {
+        uint64_t n = count_lane(&m->lanes[i]);
+        if (n > 0) {
+            fprintf(p->out, "%s{kafka_topic=\"", p->name);
+            label_value(p->out, m->lanes[i].kafka_topic);
+            fprintf(p->out, "\"} %" PRIu64 "\n", n);
+        }
+    }
 }
 
 /* One sample for each worker, of the gauge or counter that lies offset bytes into its block. */
@@ -577,18 +876,16 @@ static void page_state(struct page *p, const struct mm_metrics *m, const struct 
 /* The names, types and help texts of the Go program, so that its dashboards go on. */
 static void page_go_program(struct page *p, const struct figures *f)
 {
-    counter(p, "mqtt_received", "Number of received MQTT messages", f->spooled);
+    counter(p, "mqtt_received", "Number of received MQTT messages", f->n[MM_SLOT_SPOOLED]);
     counter(p, "mqtt_errors", "Number of erroneous MQTT messages",
             f->sums.refused + f->sums.dropped);
-    counter(p, "kafka_sent", "Number of sent Kafka messages", f->sums.delivered + f->test_messages);
-    counter(p, "kafka_errors", "No of errors encountered with Kafka", f->kafka_errors);
+    counter(p, "kafka_sent", "Number of sent Kafka messages",
+            f->sums.delivered + f->n[MM_SLOT_TEST_MESSAGES]);
+    counter(p, "kafka_errors", "No of errors encountered with Kafka", f->n[MM_SLOT_KAFKA_ERRORS]);
     gauge(p, "kafka_state", "Kafka status (0 is OK)", f->n_down > 0 ? 1 : 0);
 }
 
-int mm_metrics_text(const struct mm_metrics *m,
-                    const struct mm_spool *spool,
-                    char **text,
-                    size_t *len)
+int mm_metrics_text(const struct mm_metrics *m, struct mm_spool *spool, char **text, size_t *len)
 {
     struct figures f;
     read_all(m, spool, &f);
@@ -600,6 +897,8 @@ int mm_metrics_text(const struct mm_metrics *m,
     }
     page_messages(&page, &f);
     page_spool(&page, &f);
+    page_disk(&page, &f);
+    page_parked(&page, m, &f);
     page_workers(&page, m, &f);
     page_durations(&page, &f);
     page_state(&page, m, &f);
@@ -611,5 +910,7 @@ int mm_metrics_text(const struct mm_metrics *m,
         *len = 0;
         return MM_ENOMEM;
     }
+    /* What a reader has seen must not be taken back by a restart. */
+    mm_spool_checkpoint(spool);
     return 0;
 }

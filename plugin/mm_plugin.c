@@ -3,6 +3,7 @@
  * The only file that knows the broker. Everything here runs on the broker's one thread. The way of
  * a message is on_message(); what is made in init is undone by stop_all(), in reverse, whether init
  * fails half-way or the broker ends. */
+#include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_dead.h"
 #include "mm_error.h"
@@ -12,11 +13,13 @@
 #include "mm_kafka.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
+#include "mm_park.h"
 #include "mm_spool.h"
 #include "mm_version.h"
 #include "mm_worker.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <mosquitto.h>
 #include <mosquitto_broker.h>
 #include <mosquitto_plugin.h>
@@ -25,17 +28,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
 /* A publish in so many is timed, for the histogram of the callback. A power of two. */
 #define TIMED_EVERY 64
 
-#define DEAD_LETTER_BYTES ((size_t)16 * 1024 * 1024)
+#define DEAD_LETTER_BYTES (UINT64_C(16) * 1024 * 1024)
 
 /* The stop: at most DRAIN_MS to deliver what is left, and the rest for the Kafka client to end. */
 #define DRAIN_MS 5000
+/* With nobody to deliver to, and nothing to be lost by not trying. */
+#define DRAIN_AWAY_MS 500
 #define STOP_MS UINT64_C(9000)
 
 #define REFUSAL_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
@@ -55,7 +59,9 @@ struct mm
     bool broker_2_1;
     struct mm_config *config;
     struct mm_log *log;
+    struct mm_spool_budget budget; /* of the spool and of what is parked */
     struct mm_spool *spool;
+    struct mm_park *park;
     struct mm_format *format;
     struct mm_dead *dead;
     struct mm_metrics *metrics;
@@ -65,7 +71,9 @@ struct mm
     struct mm_metrics_broker *counters;
     uint64_t n_messages; /* that passed the filter */
     struct mm_log_limit full_limit;
+    struct mm_log_limit qos0_limit;
     struct mm_log_limit too_large_limit;
+    struct mm_log_limit io_limit;
 };
 
 /* One copy of the code is in the process however often the broker loads it, and one instance is all
@@ -88,43 +96,55 @@ static void report_finding(void *arg, enum mm_log_level level, const char *line)
     print_line(arg, level, line);
 }
 
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
 /* --- a message ----------------------------------------------------------------------------------
  */
 
-static void log_full(struct mm *mm)
+/* How old the oldest message is, in seconds. */
+static uint64_t age_s(uint64_t oldest_ms)
+{
+    uint64_t now_ms = mm_clock_realtime_ms();
+    return oldest_ms == 0 || oldest_ms > now_ms ? 0 : (now_ms - oldest_ms) / 1000;
+}
+
+/* Where the spool is, for a line. */
+static const char *spool_place(const struct mm *mm)
+{
+    return mm->config->spool_dir == NULL ? "memory" : mm->config->spool_dir;
+}
+
+/* qos0: the message was one of QoS 0, which has to give way before the others. */
+static void log_full(struct mm *mm, bool qos0)
 {
     uint64_t n_held = 0;
-    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
-    if (!mm_log_allowed(&mm->full_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    struct mm_log_limit *limit = qos0 ? &mm->qos0_limit : &mm->full_limit;
+    if (!mm_log_allowed(limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
         return;
     }
     struct mm_snapshot shot;
     mm_metrics_snapshot(mm->metrics, mm->spool, &shot);
-    uint64_t now_ms = clock_ns(CLOCK_REALTIME) / 1000000;
-    uint64_t age_s =
-        shot.oldest_ms == 0 || shot.oldest_ms > now_ms ? 0 : (now_ms - shot.oldest_ms) / 1000;
+    char room[96] = "";
+    if (shot.spool.on_disk) {
+        snprintf(room, sizeof room, ", the disk has %" PRIu64 " bytes more than spool_min_free",
+                 shot.spool.free_bytes);
+    }
     mm_log_write(mm->log, MM_LOG_WARN,
-                 "the spool in memory is full (spool_max_bytes %" PRIu64 ", %" PRIu64
-                 " messages, the oldest from %" PRIu64 " s ago): %s, %" PRIu64
-                 " more since the last such line",
-                 shot.spool.limit_bytes, shot.in_spool, age_s,
+                 "the spool in %s is %s (spool_max_bytes %" PRIu64 ", %" PRIu64
+                 " bytes taken%s; %" PRIu64 " messages, the oldest from %" PRIu64
+                 " s ago): %s, %" PRIu64 " more since the last such line",
+                 spool_place(mm), shot.spool.full ? "full" : "nearly full", shot.spool.limit_bytes,
+                 shot.spool.allocated_bytes, room, shot.in_spool, age_s(shot.oldest_ms),
                  mm->config->when_full == MM_WHEN_FULL_DROP_NEWEST
                      ? "new messages are dropped (when_full drop_newest)"
-                     : "publishers with QoS 1 and 2 are refused, QoS 0 is dropped",
+                 : qos0 ? "QoS 0 is dropped, so that QoS 1 and 2 have what is left"
+                        : "publishers with QoS 1 and 2 are refused, QoS 0 is dropped",
                  n_held);
 }
 
 static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
 {
     uint64_t n_held = 0;
-    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t now_ns = mm_clock_monotonic_ns();
     if (mm_log_allowed(&mm->too_large_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(mm->log, MM_LOG_WARN,
                      "a message of %u bytes on topic \"%.128s\" can never fit into spool_max_bytes "
@@ -135,6 +155,34 @@ static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
     }
 }
 
+static void log_io(struct mm *mm)
+{
+    uint64_t n_held = 0;
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    if (mm_log_allowed(&mm->io_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(
+            mm->log, MM_LOG_ERROR,
+            "a message could not be stored in %s: the disk fails; QoS 1 and 2 are refused, "
+            "QoS 0 is dropped; %" PRIu64 " more since the last such line",
+            spool_place(mm), n_held);
+    }
+}
+
+static enum mm_refused_reason refused_for(int err)
+{
+    return err == MM_ETOOBIG ? MM_REFUSED_TOO_LARGE
+           : err == MM_EIO   ? MM_REFUSED_IO
+                             : MM_REFUSED_FULL;
+}
+
+static enum mm_dropped_reason dropped_for(int err, int qos)
+{
+    return err == MM_ETOOBIG ? MM_DROPPED_TOO_LARGE
+           : err == MM_EIO   ? MM_DROPPED_IO
+           : qos == 0        ? MM_DROPPED_QOS0
+                             : MM_DROPPED_NEWEST;
+}
+
 /* A publish that was not stored: what the broker shall answer.
  *
  * A code that makes the broker acknowledge to an MQTT 3.1.1 client (ACL_DENIED always,
@@ -142,20 +190,18 @@ static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
  * closes the connection without an acknowledgement, and the client sends again. */
 static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err)
 {
-    bool too_large = err == MM_ETOOBIG;
-    if (too_large) {
+    if (err == MM_ETOOBIG) {
         log_too_large(mm, ev);
+    } else if (err == MM_EIO) {
+        log_io(mm);
     } else {
-        log_full(mm);
+        log_full(mm, ev->qos == 0);
     }
     if (ev->qos == 0 || mm->config->when_full == MM_WHEN_FULL_DROP_NEWEST) {
-        enum mm_dropped_reason reason = too_large      ? MM_DROPPED_TOO_LARGE
-                                        : ev->qos == 0 ? MM_DROPPED_QOS0
-                                                       : MM_DROPPED_NEWEST;
-        mm_counter_add(&mm->counters->dropped[reason], 1);
+        mm_counter_add(&mm->counters->dropped[dropped_for(err, ev->qos)], 1);
         return MOSQ_ERR_SUCCESS; /* the broker's own subscribers get it all the same */
     }
-    mm_counter_add(&mm->counters->refused[too_large ? MM_REFUSED_TOO_LARGE : MM_REFUSED_FULL], 1);
+    mm_counter_add(&mm->counters->refused[refused_for(err)], 1);
     if (mm_config_refuse_by_code(mm->config, mm->broker_2_1,
                                  mosquitto_client_protocol_version(ev->client))) {
         return ERR_QUOTA_EXCEEDED;
@@ -167,7 +213,7 @@ static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err
 static int store(struct mm *mm, const struct mosquitto_evt_message *ev, size_t topic_len)
 {
     struct mm_record record = {
-        .time_ms = clock_ns(CLOCK_REALTIME) / 1000000,
+        .time_ms = mm_clock_realtime_ms(),
         .flags = (uint8_t)(ev->qos | (ev->retain ? MM_RECORD_RETAIN : 0)),
         .type = MM_RECORD_MESSAGE,
         .topic_len = (uint16_t)topic_len,
@@ -175,15 +221,18 @@ static int store(struct mm *mm, const struct mosquitto_evt_message *ev, size_t t
         .topic = ev->topic,
         .payload = ev->payload,
     };
-    mm_counter_add(&mm->counters->received[ev->qos <= 2 ? ev->qos : 2], 1);
-    mm_counter_add(&mm->counters->received_bytes, ev->payloadlen);
     /* A mount_point in front of the longest topic makes one that no record can hold. */
     int err = topic_len > UINT16_MAX ? MM_ETOOBIG : mm_spool_append(mm->spool, &record);
-    if (err != 0) {
-        return refuse(mm, ev, err);
+    int answer = MOSQ_ERR_SUCCESS;
+    if (err == 0) {
+        mm_counter_add(&mm->counters->spooled, 1);
+    } else {
+        answer = refuse(mm, ev, err);
     }
-    mm_counter_add(&mm->counters->spooled, 1);
-    return MOSQ_ERR_SUCCESS;
+    /* Last: a page never shows a message as received that a start after a kill would not find. */
+    mm_counter_add(&mm->counters->received_bytes, ev->payloadlen);
+    mm_counter_add(&mm->counters->received[ev->qos <= 2 ? ev->qos : 2], 1);
+    return answer;
 }
 
 /* MOSQ_EVT_MESSAGE: after the write ACL, before the acknowledgement. MOSQ_ERR_SUCCESS lets the
@@ -201,9 +250,9 @@ static int on_message(int event, void *event_data, void *userdata)
     if ((mm->n_messages++ & (TIMED_EVERY - 1)) != 0) {
         return store(mm, ev, topic_len);
     }
-    uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t start_ns = mm_clock_monotonic_ns();
     int answer = store(mm, ev, topic_len);
-    mm_histogram_callback(&mm->counters->callback, clock_ns(CLOCK_MONOTONIC) - start_ns);
+    mm_histogram_callback(&mm->counters->callback, mm_clock_monotonic_ns() - start_ns);
     return answer;
 }
 
@@ -290,6 +339,7 @@ static int start_workers(struct mm *mm, char *errstr, size_t errstr_len)
             .config = mm->config,
             .format = mm->format,
             .spool = mm->spool,
+            .park = mm->park,
             .metrics = mm_metrics_worker(mm->metrics, k),
             .dead = mm->dead,
             .log = mm->log,
@@ -325,6 +375,61 @@ static int start_http(struct mm *mm, char *errstr, size_t errstr_len)
     return err;
 }
 
+/* Say what an earlier process left. */
+static void log_found(struct mm *mm)
+{
+    const struct mm_spool_found *found = mm_spool_found(mm->spool);
+    if (mm->config->spool_dir == NULL) {
+        return;
+    }
+    if (!found->has_counters && !found->state_lost) {
+        mm_log_write(mm->log, MM_LOG_INFO, "spool_dir \"%s\" is new", mm->config->spool_dir);
+        return;
+    }
+    mm_log_write(
+        mm->log, MM_LOG_INFO,
+        "spool_dir \"%s\": found %" PRIu64 " messages that are not delivered (%" PRIu64
+        " bytes in %" PRIu64 " segments, the oldest from %" PRIu64 " s ago); the last run %s",
+        mm->config->spool_dir, found->n_records, found->n_bytes, found->n_segments,
+        age_s(found->oldest_ms),
+        found->clean          ? "ended in order"
+        : found->has_counters ? "did not end in order"
+                              : "left no STATE: all messages in the segments are delivered "
+                                "again");
+}
+
+static int open_dead(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    const struct mm_config *config = mm->config;
+    char dir[PATH_MAX];
+    struct mm_dead_options dead = {
+        .max_bytes = config->dead_letter_max_bytes,
+        .log = mm->log,
+        .sync = config->spool_sync,
+        .writer = config->spool_writer,
+        .min_free = config->spool_min_free,
+    };
+    if (config->spool_dir != NULL) {
+        snprintf(dir, sizeof dir, "%s/dead", config->spool_dir);
+        dead.dir = dir;
+    }
+    return mm_dead_open(&dead, &mm->dead, errstr, errstr_len);
+}
+
+static int open_park(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    struct mm_park_options opts = {
+        .config = mm->config,
+        .format = mm->format,
+        .spool = mm->spool,
+        .budget = &mm->budget,
+        .metrics = mm->metrics,
+        .dead = mm->dead,
+        .log = mm->log,
+    };
+    return mm_park_open(&opts, &mm->park, errstr, errstr_len);
+}
+
 /* Make everything between the settings and the first message. */
 static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
 {
@@ -333,13 +438,24 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
         .max_bytes = config->spool_max_bytes,
         .n_readers = config->kafka_workers,
         .drop_oldest = config->when_full == MM_WHEN_FULL_DROP_OLDEST,
+        .dir = config->spool_dir,
+        .min_free = config->spool_min_free,
+        .sync = config->spool_sync,
+        .sync_interval_ms = config->spool_sync_interval_ms,
+        .writer = config->spool_writer,
+        .budget = &mm->budget,
     };
+    const char *park_topics[MM_ROUTE_LANES_MAX + 1];
     struct mm_metrics_info info = {
         .version = MM_VERSION,
         .librdkafka = mm_kafka_version(),
         .mosquitto = mm->broker_2_1 ? "2.1" : "2.0",
         .n_workers = config->kafka_workers,
+        .sync_always = config->spool_sync == MM_SPOOL_SYNC_ALWAYS,
+        .n_lanes = mm_park_topics(config, park_topics),
+        .kafka_topics = park_topics,
     };
+    mm->budget.max_bytes = config->spool_max_bytes;
     snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
     int err = mm_log_new(config->log_level, &mm->log);
     if (err == 0) {
@@ -350,10 +466,21 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
         err = mm_format_new(config->json_topic_name, config->json_content_name, &mm->format);
     }
     if (err == 0) {
+        spool.counters = mm_metrics_counters;
+        spool.counters_arg = mm->metrics;
+        spool.log = mm->log;
         err = mm_spool_open(&spool, &mm->spool, errstr, errstr_len);
     }
     if (err == 0) {
-        err = mm_dead_new(DEAD_LETTER_BYTES, mm_spool_uuid(mm->spool), &mm->dead);
+        log_found(mm);
+        err = open_dead(mm, errstr, errstr_len);
+    }
+    if (err == 0) {
+        err = open_park(mm, errstr, errstr_len);
+    }
+    if (err == 0) {
+        mm_metrics_restore(mm->metrics, mm->spool, mm_spool_found(mm->spool));
+        err = mm_park_start(mm->park, errstr, errstr_len);
     }
     if (err == 0) {
         err = start_http(mm, errstr, errstr_len);
@@ -364,11 +491,23 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
     return err;
 }
 
+/* Does any worker reach Kafka? */
+static bool any_worker_up(const struct mm *mm)
+{
+    for (uint32_t k = 0; k < mm->config->kafka_workers; k++) {
+        if (mm_counter_get(&mm_metrics_worker(mm->metrics, k)->kafka_up) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* False: a worker's thread did not end in time. */
 static bool stop_workers(struct mm *mm, uint32_t drain_ms)
 {
-    uint64_t end_ns = clock_ns(CLOCK_MONOTONIC) + STOP_MS * 1000000;
+    uint64_t end_ns = mm_clock_monotonic_ns() + STOP_MS * 1000000;
     bool all = true;
+    mm_park_stop(mm->park, drain_ms);
     for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
         mm_worker_stop(mm->workers[k], drain_ms);
     }
@@ -376,11 +515,13 @@ static bool stop_workers(struct mm *mm, uint32_t drain_ms)
         mm_spool_wake(mm->spool);
     }
     for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
-        uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+        uint64_t now_ns = mm_clock_monotonic_ns();
         uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / 1000000 : 0;
         all = mm_worker_join(mm->workers[k], (uint32_t)left_ms) && all;
     }
-    return all;
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / 1000000 : 0;
+    return all && mm_park_join(mm->park, (uint32_t)left_ms);
 }
 
 /* Say what becomes of that which Kafka did not take. */
@@ -388,15 +529,19 @@ static void log_farewell(struct mm *mm)
 {
     struct mm_snapshot shot;
     mm_metrics_snapshot(mm->metrics, mm->spool, &shot);
-    mm_log_write(mm->log, shot.in_spool > 0 ? MM_LOG_WARN : MM_LOG_INFO,
+    bool lost = shot.in_spool > 0 && mm->config->spool_dir == NULL;
+    mm_log_write(mm->log, lost ? MM_LOG_WARN : MM_LOG_INFO,
                  "stopped: %" PRIu64 " messages received, %" PRIu64 " delivered, %" PRIu64
                  " dead letters, %" PRIu64 " refused, %" PRIu64 " dropped; %" PRIu64
-                 " were still in the spool in memory%s",
+                 " are still in the spool in %s%s",
                  shot.received, shot.delivered, shot.dead_lettered, shot.refused, shot.dropped,
-                 shot.in_spool, shot.in_spool > 0 ? " and are lost" : "");
+                 shot.in_spool, spool_place(mm),
+                 lost                ? " and are lost"
+                 : shot.in_spool > 0 ? " and are delivered after the next start"
+                                     : "");
     struct mm_dead_stats dead;
     mm_dead_stats(mm->dead, &dead);
-    if (dead.n_letters > 0) {
+    if (dead.n_letters > 0 && mm->config->spool_dir == NULL) {
         mm_log_write(mm->log, MM_LOG_WARN,
                      "%" PRIu64 " dead letters in memory are lost with this process",
                      dead.n_letters);
@@ -417,10 +562,12 @@ static void stop_all(struct mm *mm, uint32_t drain_ms)
          */
         print_line(NULL, MM_LOG_ERROR,
                    "a worker thread did not end in time; it is left behind until the process ends");
+        mm_spool_checkpoint(mm->spool);
         return;
     }
-    mm_dead_free(mm->dead);
+    mm_park_close(mm->park);
     mm_spool_close(mm->spool);
+    mm_dead_close(mm->dead);
     mm_format_free(mm->format);
     mm_metrics_free(mm->metrics);
     mm_log_free(mm->log);
@@ -502,6 +649,7 @@ EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
     mm_config_describe(mm->config, text, sizeof text);
     mosquitto_log_printf(MOSQ_LOG_INFO, "metamorphosis: version %s, librdkafka %s: %s", MM_VERSION,
                          mm_kafka_version(), text);
+    mm_log_drain(mm->log, print_line, NULL);
     *userdata = mm;
     return MOSQ_ERR_SUCCESS;
 }
@@ -516,6 +664,7 @@ EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *option
         return MOSQ_ERR_SUCCESS;
     }
     unregister_events(mm, N_EVENTS);
-    stop_all(mm, DRAIN_MS);
+    bool away = mm->config->spool_dir != NULL && !any_worker_up(mm);
+    stop_all(mm, away ? DRAIN_AWAY_MS : DRAIN_MS);
     return MOSQ_ERR_SUCCESS;
 }

@@ -7,7 +7,11 @@
 #include "mm_kafka.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
+#include "mm_park.h"
+#include "mm_record.h"
+#include "mm_route.h"
 #include "mm_spool.h"
+#include "mm_window.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +27,7 @@
 /* More than the Kafka client's queue takes (100,000), so that the window is never what limits. A
  * power of two: places are found by a mask. */
 #define WINDOW_LEN (UINT64_C(1) << 17)
+#define SMALL_WINDOW_LEN (UINT64_C(1) << 14) /* of what is parked: there may be many of them */
 
 /* Records sent before the delivery reports are looked at. */
 #define SEND_BATCH 1000
@@ -48,35 +53,37 @@
 #define TRIM_BELOW 1000
 #define TRIM_INTERVAL_NS (60 * UINT64_C(1000000000))
 
+/* A Kafka topic that takes nothing just now is tried again when a report has come for it, and after
+ * this time in any case. */
+#define BLOCKED_NS SECOND_NS
+
+/* A log of a parked lane that takes nothing is tried again. */
+#define FULL_LOG_NS (250 * UINT64_C(1000000))
+
+/* What was parked is on the disk so long after at the latest. */
+#define SYNC_NS (200 * UINT64_C(1000000))
+
 #define RESTART_MAX_S 30
+#define RETRY_MAX_MS (UINT64_C(300) * 1000)
 #define LINE_INTERVAL_NS (60 * UINT64_C(1000000000))
 #define SECOND_NS UINT64_C(1000000000)
 
 /* The tag of the test message. A record's tag is its entry in the window. */
 #define TEST_TAG NULL
 
-#define ID_LEN 64 /* "<uuid>-<seq>": 36 + 1 + 20 at most */
+#define ID_LEN 64 /* "<uuid>-<seq>": 36 + 1 + 20 and a NUL at most */
 
-enum entry_state {
-    ENTRY_WAITING, /* to be sent, for the first time or again */
-    ENTRY_IN_FLIGHT,
-    ENTRY_SUSPECT, /* to be sent alone */
-    ENTRY_DONE,
-};
-
-#define ENTRY_SENT 0x01   /* was handed to the Kafka client before */
-#define ENTRY_MAYBE 0x02  /* ... and may have been stored without our hearing of it */
-#define ENTRY_ORPHAN 0x04 /* drop_oldest wants its place: not sent again */
-#define ENTRY_ALONE 0x08  /* in flight by itself, as a suspect */
-
-/* A record in the window. */
-struct entry
+/* A Kafka topic. */
+struct lane
 {
-    struct mm_segment *segment;
-    uint32_t offset;
-    uint8_t state;
-    uint8_t flags;
-    uint64_t time_ms;
+    const char *kafka_topic;
+    uint64_t until_ns;   /* blocked: until then at most */
+    bool blocked;        /* takes nothing just now; its entries are skipped */
+    bool parked;         /* its records go to its log, as long as that takes them */
+    const char *refused; /* why it is to be parked after the drain; NULL: it is not */
+    uint64_t n_copied;   /* entries that are in its log and not yet known to be on the disk */
+    uint64_t epoch;      /* of mm_park.h, when the first of them was copied */
+    uint32_t resync_s;   /* pause after the last sync that failed */
 };
 
 struct mm_worker
@@ -87,21 +94,23 @@ struct mm_worker
     struct mm_metrics_worker *m;
     pthread_t thread;
     char id_prefix[40]; /* "<uuid>-" */
+    char name[300];     /* for people */
 
     /* any thread */
     _Atomic bool stop;
     _Atomic uint64_t stop_at_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint64_t n_finished;
+    _Atomic(const char *) last_error;
 
-    /* the worker's thread: the window. head <= low <= next <= tail, all counting entries */
-    struct entry *window;
-    uint64_t head;        /* first entry that is not done */
-    uint64_t low;         /* first entry that is neither done nor an orphan */
-    uint64_t next;        /* next to send */
-    uint64_t tail;        /* behind the last */
+    /* the worker's thread: the window */
+    struct mm_window win;
     uint64_t suspect_end; /* entries before it are sent one by one */
-    uint64_t n_taken;
-    uint64_t n_held; /* entries that are not done */
     uint64_t n_in_flight;
+    struct lane lanes[MM_ROUTE_LANES_MAX];
+    uint32_t n_lanes;
+    uint32_t n_blocked;
+    bool released;       /* nothing is to be sent before what we have */
+    uint64_t sync_at_ns; /* what was copied is to be synced then */
 
     /* the worker's thread: sending */
     enum mm_worker_state state;
@@ -109,6 +118,8 @@ struct mm_worker
     struct mm_kafka *single; /* NULL until the first suspect */
     bool failed;             /* a report asks for a drain */
     bool park;               /* ... and for a pause */
+    bool unburied;           /* ... and for another: a dead letter could not be kept */
+    bool lane_parked;        /* a lane was parked after this drain */
     bool producer_failed;    /* what is drained failed by itself */
     bool probing;            /* the first record goes alone */
     bool up;
@@ -116,7 +127,10 @@ struct mm_worker
     bool was_large;  /* the window was, since memory was last given back */
     bool clocks_old; /* time may have passed since read_clocks() */
     bool test_sent;
-    uint32_t restart_s;      /* the last pause before a new producer */
+    uint32_t restart_s; /* the last pause before a new producer */
+    uint32_t bury_s;    /* the last pause before a dead letter is tried again */
+    uint64_t retry_ms;  /* the last pause before a parked topic was tried */
+    unsigned int seed;
     uint64_t pause_until_ns; /* parked, restarting */
     uint64_t drain_until_ns;
     uint64_t progress_ns; /* of the last delivery report, or of the first message in flight */
@@ -130,7 +144,10 @@ struct mm_worker
     char *value; /* scratch for the Kafka value */
     size_t value_cap;
     struct mm_log_limit park_limit;
+    struct mm_log_limit full_limit;
     struct mm_log_limit dead_limit;
+    struct mm_log_limit unburied_limit;
+    struct mm_log_limit read_limit;
     struct mm_log_limit drop_limit;
     struct mm_log_limit fail_limit;
     struct mm_log_limit error_limit; /* lent to the producers */
@@ -138,16 +155,6 @@ struct mm_worker
 
 /* --- small things -------------------------------------------------------------------------------
  */
-
-static struct entry *entry_at(struct mm_worker *w, uint64_t index)
-{
-    return &w->window[index & (WINDOW_LEN - 1)];
-}
-
-static struct mm_spool_pos entry_pos(const struct entry *e)
-{
-    return (struct mm_spool_pos){.segment = e->segment, .offset = e->offset};
-}
 
 static void read_clocks(struct mm_worker *w)
 {
@@ -170,34 +177,102 @@ static void set_state(struct mm_worker *w, enum mm_worker_state state)
     mm_gauge_set(&w->m->state, w->probing && state == MM_WORKER_RUNNING ? MM_WORKER_PARKED : state);
 }
 
-static void finish_entry(struct mm_worker *w, struct entry *e)
+/* --- lanes --------------------------------------------------------------------------------------
+ */
+
+static uint32_t lane_of(const struct mm_worker *w, const struct mm_record *rec)
 {
-    e->state = ENTRY_DONE;
-    w->n_held--;
+    return w->n_lanes == 1 ? 0 : mm_route_lane(w->opts.config, rec->topic, rec->topic_len);
+}
+
+/* Can a lane be parked alone? */
+static bool parks_lanes(const struct mm_worker *w)
+{
+    return w->opts.park != NULL && w->opts.role != MM_ROLE_LANE && w->n_lanes > 1;
+}
+
+static const char *kafka_topic_of(const struct mm_worker *w, const struct mm_entry *e)
+{
+    return w->lanes[e->lane].kafka_topic;
+}
+
+static uint32_t longer_pause(uint32_t seconds)
+{
+    return seconds == 0 ? 1 : seconds * 2 > RESTART_MAX_S ? RESTART_MAX_S : seconds * 2;
+}
+
+static void block(struct mm_worker *w, uint32_t lane, uint64_t ns)
+{
+    w->n_blocked += !w->lanes[lane].blocked;
+    w->lanes[lane].blocked = true;
+    w->lanes[lane].until_ns = w->now_ns + ns;
+}
+
+static void unblock(struct mm_worker *w, uint32_t lane)
+{
+    if (w->lanes[lane].blocked) {
+        w->lanes[lane].blocked = false;
+        w->n_blocked--;
+        mm_window_unskip(&w->win);
+    }
+}
+
+static void unblock_all(struct mm_worker *w)
+{
+    for (uint32_t i = 0; w->n_blocked > 0; i++) {
+        unblock(w, i);
+    }
+}
+
+static void unblock_due(struct mm_worker *w)
+{
+    for (uint32_t i = 0; w->n_blocked > 0 && i < w->n_lanes; i++) {
+        if (w->now_ns >= w->lanes[i].until_ns) {
+            unblock(w, i);
+        }
+    }
 }
 
 /* --- reports ------------------------------------------------------------------------------------
  */
 
-static void deliver(struct mm_worker *w, struct entry *e, const struct mm_kafka_report *r)
+/* A record is about to be finished: has an earlier process counted it already, or is it there
+ * twice? */
+static bool is_repeat(struct mm_worker *w, uint32_t lane)
 {
-    mm_counter_add(&w->m->delivered, 1);
-    mm_counter_add(&w->m->delivered_bytes, r->value_len);
+    const struct mm_worker_options *o = &w->opts;
+    if (mm_spool_take_repeat(o->spool) || (o->main != NULL && mm_spool_take_repeat(o->main)) ||
+        (o->park != NULL && mm_park_take_double(o->park, lane))) {
+        mm_counter_add(&w->m->repeated, 1);
+        return true;
+    }
+    return false;
+}
+
+static void deliver(struct mm_worker *w, struct mm_entry *e, const struct mm_kafka_report *r)
+{
+    if (!is_repeat(w, e->lane)) {
+        mm_counter_add(&w->m->delivered, 1);
+        mm_counter_add(&w->m->delivered_bytes, r->value_len);
+    }
     mm_gauge_set(&w->m->last_delivery_ms, w->now_ms);
     mm_histogram_latency(&w->m->latency,
                          w->now_ms > e->time_ms ? (w->now_ms - e->time_ms) * 1000000 : 0);
-    finish_entry(w, e);
+    mm_window_finish(&w->win, e);
     w->restart_s = 0;
+    w->retry_ms = 0;
     if (w->probing) {
         w->probing = false;
         set_state(w, w->state); /* until now it was shown as parked */
     }
 }
 
-static void drop(struct mm_worker *w, struct entry *e)
+static void count_dropped(struct mm_worker *w, uint32_t lane)
 {
+    if (is_repeat(w, lane)) {
+        return;
+    }
     mm_counter_add(&w->m->dropped_oldest, 1);
-    finish_entry(w, e);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->drop_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
@@ -207,12 +282,30 @@ static void drop(struct mm_worker *w, struct entry *e)
     }
 }
 
-static size_t make_id(const struct mm_worker *w, uint64_t seq, char id[ID_LEN])
+static void drop(struct mm_worker *w, struct mm_entry *e)
 {
+    count_dropped(w, e->lane);
+    mm_window_finish(&w->win, e);
+}
+
+/* The id of a record, its mm-id: the one that it had in the log that it comes from, if it comes
+ * from another. Returns the length, without the final NUL. */
+static size_t make_id(const struct mm_worker *w, const struct mm_record *rec, char id[ID_LEN])
+{
+    uint32_t origin_len = 0;
+    const uint8_t *origin =
+        rec->props_len == 0 ? NULL
+                            : mm_prop_get(rec->props, rec->props_len, MM_TAG_ORIGIN, &origin_len);
+    if (origin != NULL && origin_len < ID_LEN) {
+        memcpy(id, origin, origin_len);
+        id[origin_len] = '\0';
+        return origin_len;
+    }
     size_t len = strlen(w->id_prefix);
     memcpy(id, w->id_prefix, len);
     char digits[20];
     size_t n = 0;
+    uint64_t seq = rec->seq;
     do {
         digits[n++] = (char)('0' + seq % 10);
         seq /= 10;
@@ -220,60 +313,122 @@ static size_t make_id(const struct mm_worker *w, uint64_t seq, char id[ID_LEN])
     while (n > 0) {
         id[len++] = digits[--n];
     }
+    id[len] = '\0';
     return len;
 }
 
-/* Kafka will never take this record: keep it as a dead letter and go on. */
-static void bury(struct mm_worker *w, struct entry *e, const struct mm_kafka_report *r)
+static void log_burial(struct mm_worker *w,
+                       const struct mm_dead_letter *letter,
+                       const char *id,
+                       bool kept)
 {
-    struct mm_spool_pos pos = entry_pos(e);
-    struct mm_record rec;
-    enum mm_dead_reason reason = r->too_large ? MM_DEAD_TOO_LARGE : MM_DEAD_INVALID;
-    if (mm_spool_read(w->reader, &pos, &rec) != 0) {
-        reason = MM_DEAD_UNREADABLE;
-        memset(&rec, 0, sizeof rec);
-    }
-    struct mm_dead_letter letter = {
-        .seq = rec.seq,
-        .time_ms = e->time_ms,
-        .died_ms = w->now_ms,
-        .topic = rec.topic == NULL ? "" : rec.topic,
-        .topic_len = rec.topic_len,
-        .payload = rec.payload,
-        .payload_len = rec.payload_len,
-        .kafka_topic = w->opts.config->kafka_topic,
-        .error = r->error,
-        .reason = r->reason,
-    };
-    int err = mm_dead_add(w->opts.dead, &letter);
-    mm_counter_add(&w->m->dead_lettered[reason], 1);
-    struct mm_dead_stats dead;
-    mm_dead_stats(w->opts.dead, &dead);
-    mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->dead_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_ERROR,
-                     "dead letter: message %s%" PRIu64
-                     " on MQTT topic \"%.*s\" (%u bytes) was "
-                     "refused for Kafka topic %s: %s (%s)%s; %" PRIu64
-                     " more since the last such line",
-                     w->id_prefix, rec.seq, rec.topic_len > 128 ? 128 : (int)rec.topic_len,
-                     letter.topic, rec.payload_len, letter.kafka_topic, r->error, r->reason,
-                     err == 0 ? "" : "; there was no memory to keep it", n_held);
+                     "dead letter: message %s on MQTT topic \"%.*s\" (%zu bytes) was refused for "
+                     "Kafka topic %s: %s (%s)%s; %" PRIu64 " more since the last such line",
+                     id, letter->topic_len > 128 ? 128 : (int)letter->topic_len, letter->topic,
+                     letter->payload_len, letter->kafka_topic, letter->error, letter->reason,
+                     kept ? "" : "; dead_letter_max_bytes is too little to keep it", n_held);
     }
-    finish_entry(w, e);
 }
 
-static void refuse_topic(struct mm_worker *w, const struct mm_kafka_report *r)
+static void log_unburied(struct mm_worker *w, int err)
 {
-    w->park = true;
+    uint64_t n_held = 0;
+    if (mm_log_allowed(&w->unburied_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(w->opts.log, MM_LOG_ERROR,
+                     "a message that Kafka never takes cannot be put to the dead letters (%s); it "
+                     "stays in the spool and is tried again",
+                     mm_strerror(err));
+    }
+}
+
+/* Keep the record as a dead letter. */
+static int keep_letter(struct mm_worker *w,
+                       const struct mm_entry *e,
+                       const struct mm_record *rec,
+                       const struct mm_kafka_report *r)
+{
+    char id[ID_LEN];
+    make_id(w, rec, id);
+    struct mm_dead_letter letter = {
+        .id = id,
+        .time_ms = e->time_ms,
+        .died_ms = w->now_ms,
+        .topic = rec->topic == NULL ? "" : rec->topic,
+        .topic_len = rec->topic_len,
+        .payload = rec->payload,
+        .payload_len = rec->payload_len,
+        .props = rec->props,
+        .props_len = rec->props_len,
+        .flags = rec->flags,
+        .kafka_topic = kafka_topic_of(w, e),
+        .error = r->error,
+        .reason = r->reason,
+        .lost = rec->topic == NULL,
+    };
+    int err = mm_dead_add(w->opts.dead, &letter);
+    if (err != 0 && err != MM_ETOOBIG) {
+        return err;
+    }
+    struct mm_dead_stats dead;
+    mm_dead_stats(w->opts.dead, &dead);
+    mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
+    log_burial(w, &letter, id, err == 0);
+    return 0;
+}
+
+/* Kafka will never take this record: keep it as a dead letter and go on. False: it cannot be kept
+ * just now. */
+static bool bury(struct mm_worker *w, struct mm_entry *e, const struct mm_kafka_report *r)
+{
+    struct mm_spool_pos pos = mm_entry_pos(e);
+    struct mm_record rec;
+    enum mm_dead_reason reason = r->too_large ? MM_DEAD_TOO_LARGE : MM_DEAD_INVALID;
+    int err = mm_spool_read(w->reader, &pos, &rec);
+    if (err == MM_ECORRUPT) {
+        reason = MM_DEAD_UNREADABLE;
+        rec = (struct mm_record){.seq = e->seq, .time_ms = e->time_ms};
+        err = 0;
+    }
+    if (err == 0) {
+        err = keep_letter(w, e, &rec, r);
+    }
+    if (err != 0) {
+        log_unburied(w, err);
+        return false;
+    }
+    w->bury_s = 0;
+    w->restart_s = 0; /* it is an answer: the next one need not wait longer for it */
+    if (!is_repeat(w, e->lane)) {
+        mm_counter_add(&w->m->dead_lettered[reason], 1);
+    }
+    mm_window_finish(&w->win, e);
+    return true;
+}
+
+/* A Kafka topic is refused for a reason that somebody can mend. */
+static void refuse_topic(struct mm_worker *w,
+                         const struct mm_entry *e,
+                         const struct mm_kafka_report *r)
+{
+    bool alone = parks_lanes(w) && !r->general;
+    if (alone) {
+        w->lanes[e->lane].refused = r->error;
+    } else {
+        w->park = true;
+    }
+    atomic_store_explicit(&w->last_error, r->error, memory_order_relaxed);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->park_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
                      "Kafka topic %s refuses messages: %s (%s); they wait in the spool and are "
-                     "tried again every %u s",
-                     w->opts.config->kafka_topic, r->error, r->reason,
-                     w->opts.config->kafka_retry_interval_s);
+                     "tried again every %u s%s%s",
+                     kafka_topic_of(w, e), r->error, r->reason,
+                     w->opts.config->kafka_retry_interval_s,
+                     w->opts.role == MM_ROLE_LANE ? " and more" : "",
+                     alone ? "; other Kafka topics go on" : "");
     }
 }
 
@@ -296,36 +451,38 @@ static void settle_report(struct mm_worker *w,
                           const struct mm_kafka_report *r,
                           bool alone)
 {
-    struct entry *e = entry_at(w, index);
+    struct mm_entry *e = mm_window_at(&w->win, index);
     if (r->maybe_persisted) {
-        e->flags |= ENTRY_MAYBE;
+        e->flags |= MM_ENTRY_MAYBE;
     }
     if (r->class == MM_KAFKA_DELIVERED) {
         deliver(w, e, r);
         return;
     }
-    if ((e->flags & ENTRY_ORPHAN) != 0) {
+    if ((e->flags & MM_ENTRY_ORPHAN) != 0) {
         /* Its place in the log may be somebody else's by now: it is not to be read again. */
         w->failed = true;
         drop(w, e);
         return;
     }
     if (r->class == MM_KAFKA_SUSPECT && alone) {
-        w->n_refusals++;
-        bury(w, e, r);
-        return;
+        if (bury(w, e, r)) {
+            w->n_refusals++;
+            return;
+        }
+        w->unburied = true;
     }
     w->failed = true;
-    e->state = ENTRY_WAITING;
+    e->state = MM_ENTRY_WAITING;
     switch (r->class) {
         case MM_KAFKA_SUSPECT:
             w->n_refusals++;
-            e->state = ENTRY_SUSPECT;
+            e->state = MM_ENTRY_SUSPECT;
             w->suspect_end = index + 1 > w->suspect_end ? index + 1 : w->suspect_end;
             break;
         case MM_KAFKA_WAIT:
             w->n_refusals++;
-            refuse_topic(w, r);
+            refuse_topic(w, e, r);
             break;
         case MM_KAFKA_AGAIN:
         case MM_KAFKA_DELIVERED:
@@ -343,14 +500,14 @@ static void on_report(void *arg, const struct mm_kafka_report *r)
     }
     w->progress_ns = w->now_ns;
     if (r->tag == TEST_TAG) {
+        unblock_all(w);
         on_test_report(w, r);
         return;
     }
     w->n_in_flight--;
-    const struct entry *e = r->tag;
-    uint64_t place = (uint64_t)(e - w->window);
-    uint64_t index = w->head + ((place - w->head) & (WINDOW_LEN - 1));
-    settle_report(w, index, r, (e->flags & ENTRY_ALONE) != 0);
+    const struct mm_entry *e = r->tag;
+    unblock(w, e->lane);
+    settle_report(w, mm_window_index(&w->win, e), r, (e->flags & MM_ENTRY_ALONE) != 0);
 }
 
 /* --- sending ------------------------------------------------------------------------------------
@@ -373,11 +530,17 @@ static bool ensure_value(struct mm_worker *w, size_t len)
 
 static int produce(struct mm_worker *w,
                    struct mm_kafka *kafka,
-                   uint64_t index,
+                   struct mm_entry *e,
                    const struct mm_record *rec,
                    struct mm_kafka_report *report)
 {
     const struct mm_format *format = w->opts.format;
+    if (rec->type != MM_RECORD_MESSAGE) {
+        *report = (struct mm_kafka_report){.class = MM_KAFKA_SUSPECT,
+                                           .error = "UNKNOWN_RECORD_TYPE",
+                                           .reason = "unknown record type"};
+        return MM_EKAFKA;
+    }
     if ((size_t)rec->payload_len / 3 * 4 > mm_kafka_max_message(kafka)) {
         /* Not worth the making: the client would refuse it. */
         *report = (struct mm_kafka_report){.class = MM_KAFKA_SUSPECT,
@@ -387,96 +550,319 @@ static int produce(struct mm_worker *w,
         return MM_EKAFKA;
     }
     if (!ensure_value(w, mm_format_json_bound(format, rec->topic_len, rec->payload_len))) {
-        return MM_EAGAIN; /* memory may come back; the record stays where it is */
+        return MM_EFULL; /* memory may come back; the record stays where it is */
     }
     char id[ID_LEN];
+    struct mm_kafka_header header = {
+        .name = "mm-id", .value = id, .value_len = make_id(w, rec, id)};
     struct mm_kafka_message m = {
-        .topic = w->opts.config->kafka_topic,
+        .topic = kafka_topic_of(w, e),
         .key = rec->topic,
         .key_len = rec->topic_len,
         .value = w->value,
         .value_len = mm_format_json(format, rec->topic, rec->topic_len, rec->payload,
                                     rec->payload_len, w->value),
-        .id = id,
-        .id_len = make_id(w, rec->seq, id),
+        .headers = &header,
+        .n_headers = 1,
         /* A clock that was set back since must not make Kafka refuse the whole batch. */
         .time_ms = rec->time_ms < w->now_ms ? rec->time_ms : w->now_ms,
-        .tag = entry_at(w, index),
+        .tag = e,
     };
     return mm_kafka_produce(kafka, &m, report);
 }
 
-/* Send one entry. False: not now. */
-static bool send_entry(struct mm_worker *w,
-                       struct mm_kafka *kafka,
-                       uint64_t index,
-                       const struct mm_record *rec)
+/* Send one entry. Errors: as mm_kafka_produce() but MM_EKAFKA: a refusal on the spot is settled. */
+static int send_entry(struct mm_worker *w,
+                      struct mm_kafka *kafka,
+                      uint64_t index,
+                      const struct mm_record *rec)
 {
-    struct entry *e = entry_at(w, index);
+    struct mm_entry *e = mm_window_at(&w->win, index);
     struct mm_kafka_report report;
-    int err = produce(w, kafka, index, rec, &report);
-    if (err == MM_EAGAIN) {
-        return false;
-    }
+    int err = produce(w, kafka, e, rec, &report);
     if (err == MM_EKAFKA) {
         settle_report(w, index, &report, true);
-        return !w->failed;
+        return 0;
     }
-    if ((e->flags & ENTRY_SENT) != 0) {
+    if (err != 0) {
+        return err;
+    }
+    if ((e->flags & MM_ENTRY_SENT) != 0) {
         mm_counter_add(&w->m->retried, 1);
     }
-    if ((e->flags & ENTRY_MAYBE) != 0) {
+    if ((e->flags & MM_ENTRY_MAYBE) != 0) {
         mm_counter_add(&w->m->maybe_duplicated, 1);
     }
-    e->state = ENTRY_IN_FLIGHT;
-    e->flags = (uint8_t)((e->flags | ENTRY_SENT) & ~(ENTRY_MAYBE | ENTRY_ALONE));
-    e->flags |= kafka == w->single ? ENTRY_ALONE : 0;
-    w->n_in_flight++;
-    w->busy_ns = w->now_ns;
-    return true;
-}
-
-/* Take the next record of the shard into the window. */
-static bool take(struct mm_worker *w, struct mm_record *rec)
-{
-    struct mm_spool_pos pos;
-    if (w->tail - w->head == WINDOW_LEN || mm_spool_next(w->reader, SCAN_MAX, rec, &pos) != 0) {
-        return false;
-    }
-    struct entry *e = entry_at(w, w->tail++);
-    *e = (struct entry){.segment = pos.segment,
-                        .offset = pos.offset,
-                        .state = ENTRY_WAITING,
-                        .time_ms = rec->time_ms};
-    w->n_taken++;
-    if (w->n_held++ == 0) {
+    e->state = MM_ENTRY_IN_FLIGHT;
+    e->flags = (uint8_t)((e->flags | MM_ENTRY_SENT) & ~(MM_ENTRY_MAYBE | MM_ENTRY_ALONE));
+    e->flags |= kafka == w->single ? MM_ENTRY_ALONE : 0;
+    if (w->n_in_flight++ == 0) {
         w->progress_ns = w->now_ns;
     }
+    w->busy_ns = w->now_ns;
+    return 0;
+}
+
+/* The disk does not give a record just now. It is no dead letter for that. */
+static void note_unreadable(struct mm_worker *w)
+{
+    uint64_t n_held = 0;
+    if (mm_log_allowed(&w->read_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(w->opts.log, MM_LOG_ERROR,
+                     "%s: the spool cannot be read (%s); its messages wait and are tried "
+                     "again, %" PRIu64 " times since the last such line",
+                     w->name, mm_strerror(MM_EIO), n_held);
+    }
+}
+
+/* Take the next record of the shard into the window. Errors: MM_EAGAIN, there is none, or no room;
+ * MM_EIO. */
+static int take(struct mm_worker *w, struct mm_record *rec)
+{
+    struct mm_spool_pos pos;
+    if (mm_window_full(&w->win)) {
+        return MM_EAGAIN;
+    }
+    int err = mm_spool_next(w->reader, SCAN_MAX, rec, &pos);
+    if (err != 0) {
+        return err;
+    }
+    (void)mm_window_add(&w->win, &pos, rec->time_ms, (uint16_t)lane_of(w, rec));
+    return 0;
+}
+
+/* --- parking a lane -----------------------------------------------------------------------------
+ */
+
+/* The lane's log takes nothing. Its records wait, and hold up no other until the window is full. */
+static void note_full_log(struct mm_worker *w, const struct lane *lane, int err)
+{
+    uint64_t n_held = 0;
+    if (mm_log_allowed(&w->full_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(w->opts.log, MM_LOG_ERROR,
+                     "%s: the messages for Kafka topic %s, which is parked, cannot be laid aside "
+                     "(%s); they wait in the spool, and soon all others behind them",
+                     w->name, lane->kafka_topic, mm_strerror(err));
+    }
+}
+
+/* Put the record of an entry that waits into its lane's log. With reason, park the lane for it.
+ * Errors: as mm_park_add(). */
+static int lay_aside(struct mm_worker *w,
+                     struct mm_entry *e,
+                     const struct mm_record *rec,
+                     const char *reason)
+{
+    struct lane *lane = &w->lanes[e->lane];
+    char id[ID_LEN];
+    (void)make_id(w, rec, id);
+    if (lane->n_copied == 0) {
+        lane->epoch = mm_park_epoch(w->opts.park, e->lane);
+    }
+    int err = mm_park_add(w->opts.park, e->lane, rec, id, reason);
+    if (err != 0) {
+        return err;
+    }
+    if (mm_spool_take_repeat(w->opts.spool)) {
+        /* An earlier process had counted it, and laid it aside most likely: it is there twice. */
+        mm_park_note_doubles(w->opts.park, e->lane, 1);
+    }
+    if (w->win.n_copied == 0) {
+        bool at_once =
+            w->opts.config->spool_dir == NULL || w->opts.config->spool_sync == MM_SPOOL_SYNC_NEVER;
+        w->sync_at_ns = w->now_ns + (at_once ? 0 : SYNC_NS);
+    }
+    mm_counter_add(&w->m->parked, 1);
+    mm_window_copy(&w->win, e);
+    e->flags &= (uint8_t)~MM_ENTRY_MAYBE;
+    lane->n_copied++;
+    w->busy_ns = w->now_ns;
+    return 0;
+}
+
+/* The log of a lane could not be synced: what was copied since is copied again, later. */
+static void copy_again(struct mm_worker *w, uint32_t lane)
+{
+    struct lane *l = &w->lanes[lane];
+    mm_park_note_doubles(w->opts.park, lane, l->n_copied);
+    for (uint64_t i = w->win.low; i < w->win.tail && l->n_copied > 0; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        if (e->state == MM_ENTRY_COPIED && e->lane == lane) {
+            mm_window_uncopy(&w->win, e);
+            l->n_copied--;
+        }
+    }
+    l->resync_s = longer_pause(l->resync_s);
+    block(w, lane, l->resync_s * SECOND_NS);
+    note_full_log(w, l, MM_EIO);
+}
+
+static void finish_copied(struct mm_worker *w, uint32_t lane)
+{
+    struct lane *l = &w->lanes[lane];
+    for (uint64_t i = w->win.low; i < w->win.tail && l->n_copied > 0; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        if (e->state == MM_ENTRY_COPIED && e->lane == lane) {
+            mm_window_finish(&w->win, e);
+            l->n_copied--;
+        }
+    }
+    l->resync_s = 0;
+}
+
+/* What was copied is finished once it is on the disk: many at a time, since that takes long. */
+static void sync_copied(struct mm_worker *w, bool now)
+{
+    if (w->win.n_copied == 0 || (!now && w->now_ns < w->sync_at_ns)) {
+        return;
+    }
+    for (uint32_t i = 0; i < w->n_lanes; i++) {
+        if (w->lanes[i].n_copied == 0) {
+            continue;
+        }
+        if (mm_park_sync(w->opts.park, i, w->lanes[i].epoch) == 0) {
+            finish_copied(w, i);
+        } else {
+            copy_again(w, i);
+        }
+    }
+}
+
+/* Park a lane that was refused, with the first of its records. Nothing is in flight. Errors: as
+ * mm_park_add(), and MM_EIO. */
+static int park_lane(struct mm_worker *w, uint32_t lane)
+{
+    for (uint64_t i = w->win.low; i < w->win.tail; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        if (e->lane != lane || (e->state != MM_ENTRY_WAITING && e->state != MM_ENTRY_SUSPECT)) {
+            continue;
+        }
+        struct mm_record rec;
+        struct mm_spool_pos pos = mm_entry_pos(e);
+        int err = mm_spool_read(w->reader, &pos, &rec);
+        if (err == MM_ECORRUPT) {
+            continue; /* it is found out again when it is to be sent */
+        }
+        return err != 0 ? err : lay_aside(w, e, &rec, w->lanes[lane].refused);
+    }
+    return 0; /* there is none any more */
+}
+
+/* After a drain. False: a log is just being closed, come again. */
+static bool park_refused(struct mm_worker *w, bool last_try)
+{
+    for (uint32_t i = 0; i < w->n_lanes; i++) {
+        struct lane *lane = &w->lanes[i];
+        if (lane->refused == NULL) {
+            continue;
+        }
+        int err = park_lane(w, i);
+        if (err == MM_EBUSY && !last_try) {
+            return false;
+        }
+        if (err == 0) {
+            lane->parked = mm_park_is_parked(w->opts.park, i);
+            w->lane_parked = true;
+        } else {
+            note_full_log(w, lane, err);
+            w->park = true;
+        }
+        lane->refused = NULL;
+    }
     return true;
 }
 
-/* The record to send next, at index w->next. False: there is none. */
-static bool next_record(struct mm_worker *w, uint64_t end, struct mm_record *rec)
+/* What is to be sent before all else has been: which lanes are parked? */
+static bool release(struct mm_worker *w)
 {
-    while (w->next < end && w->next < w->tail) {
-        struct entry *e = entry_at(w, w->next);
-        struct mm_spool_pos pos = entry_pos(e);
-        if (e->state != ENTRY_WAITING && e->state != ENTRY_SUSPECT) {
-            w->next++;
-        } else if (mm_spool_read(w->reader, &pos, rec) == 0) {
-            return true;
-        } else {
-            struct mm_kafka_report report = {.error = "unreadable",
-                                             .reason = "the spool's memory is damaged"};
-            bury(w, e, &report);
-            w->next++;
-        }
+    struct mm_park *park = w->opts.park;
+    if (w->released) {
+        return true;
     }
-    return w->next < end && take(w, rec);
+    if (park != NULL && w->opts.role == MM_ROLE_MAIN && mm_park_comes_first(park)) {
+        return false;
+    }
+    for (uint32_t i = 0; park != NULL && w->opts.role != MM_ROLE_LANE && i < w->n_lanes; i++) {
+        w->lanes[i].parked = mm_park_is_parked(park, i);
+    }
+    w->released = true;
+    return true;
 }
 
-/* Send up to n records before index end. Returns how many were sent; *blocked tells that the client
- * takes no more just now. */
+/* --- the sending loop ---------------------------------------------------------------------------
+ */
+
+/* Can the entry at index w->win.next be sent? If not, pass it. */
+static bool is_next(struct mm_worker *w)
+{
+    const struct mm_entry *e = mm_window_at(&w->win, w->win.next);
+    if (e->state != MM_ENTRY_WAITING && e->state != MM_ENTRY_SUSPECT) {
+        w->win.next++;
+        return false;
+    }
+    if (w->lanes[e->lane].blocked) {
+        mm_window_skip(&w->win);
+        return false;
+    }
+    return true;
+}
+
+/* The record to send next, at index w->win.next. Errors: MM_EAGAIN, there is none; MM_EIO. */
+static int next_record(struct mm_worker *w, uint64_t end, struct mm_record *rec)
+{
+    while (w->win.next < end && w->win.next < w->win.tail) {
+        if (!is_next(w)) {
+            continue;
+        }
+        struct mm_spool_pos pos = mm_entry_pos(mm_window_at(&w->win, w->win.next));
+        int err = mm_spool_read(w->reader, &pos, rec);
+        if (err != MM_ECORRUPT) {
+            return err;
+        }
+        struct mm_kafka_report report = {.class = MM_KAFKA_SUSPECT,
+                                         .error = "unreadable",
+                                         .reason = "the record is damaged in the spool"};
+        settle_report(w, w->win.next, &report, true);
+        if (w->failed) {
+            return MM_EAGAIN;
+        }
+    }
+    while (w->win.next < end) {
+        int err = take(w, rec);
+        if (err != 0 || is_next(w)) {
+            return err;
+        }
+    }
+    return MM_EAGAIN;
+}
+
+/* Send the entry at index w->win.next, or lay it aside where its lane is parked. Errors: MM_EAGAIN,
+ * its lane takes nothing just now, and is blocked; MM_EFULL, the client takes nothing. */
+static int send_next(struct mm_worker *w, struct mm_kafka *kafka, const struct mm_record *rec)
+{
+    struct mm_entry *e = mm_window_at(&w->win, w->win.next);
+    struct lane *lane = &w->lanes[e->lane];
+    if (lane->parked) {
+        int err = lay_aside(w, e, rec, NULL);
+        if (err == 0) {
+            return 0;
+        }
+        if (err != MM_EAGAIN) {
+            note_full_log(w, lane, err);
+            block(w, e->lane, FULL_LOG_NS);
+            return MM_EAGAIN;
+        }
+        lane->parked = false;
+    }
+    int err = send_entry(w, kafka, w->win.next, rec);
+    if (err == MM_EAGAIN) {
+        block(w, e->lane, BLOCKED_NS);
+    }
+    return err;
+}
+
+/* Send up to n records before index end. Returns how many were sent or laid aside; *blocked tells
+ * that there may be more, but that the client takes them, or the disk gives them, only later. */
 static uint32_t send_some(struct mm_worker *w,
                           struct mm_kafka *kafka,
                           uint64_t end,
@@ -484,15 +870,26 @@ static uint32_t send_some(struct mm_worker *w,
                           bool *blocked)
 {
     uint32_t sent = 0;
-    struct mm_record rec;
-    *blocked = false;
-    while (sent < n && next_record(w, end, &rec)) {
-        if (!send_entry(w, kafka, w->next, &rec)) {
-            *blocked = !w->failed;
+    unblock_due(w);
+    *blocked = w->n_blocked == w->n_lanes;
+    while (sent < n && !*blocked && !w->failed) {
+        struct mm_record rec;
+        int err = next_record(w, end, &rec);
+        if (err == MM_EAGAIN) {
             break;
         }
-        w->next++;
-        sent++;
+        if (err == MM_EIO) {
+            note_unreadable(w);
+            *blocked = true;
+            break;
+        }
+        err = send_next(w, kafka, &rec);
+        if (err == 0) {
+            sent++;
+            w->win.next += !w->failed;
+        } else {
+            *blocked = err != MM_EAGAIN || w->n_blocked == w->n_lanes;
+        }
     }
     return sent;
 }
@@ -503,7 +900,8 @@ static void send_test_message(struct mm_worker *w)
     const struct mm_config *config = w->opts.config;
     bool own_topic = config->kafka_test_topic != NULL;
     w->test_sent = true;
-    if (!config->kafka_test_message || (own_topic && w->opts.index != 0)) {
+    if (!config->kafka_test_message || (own_topic && w->opts.index != 0) ||
+        w->opts.role != MM_ROLE_MAIN || (!own_topic && w->lanes[0].parked)) {
         return;
     }
     const char *text =
@@ -529,12 +927,6 @@ static void send_test_message(struct mm_worker *w)
 /* --- states -------------------------------------------------------------------------------------
  */
 
-/* Where failed sending goes on: at the oldest record that is not finished. */
-static void go_back(struct mm_worker *w)
-{
-    w->next = w->low;
-}
-
 static int make_producer(struct mm_worker *w,
                          bool single,
                          struct mm_kafka **out,
@@ -544,13 +936,14 @@ static int make_producer(struct mm_worker *w,
     struct mm_kafka_options opts = {
         .config = w->opts.config,
         .single = single,
-        .quiet = w->opts.index != 0,
+        .quiet = w->opts.index != 0 || w->opts.role != MM_ROLE_MAIN,
         .up = w->up,
         .on_report = on_report,
         .arg = w,
         .log = w->opts.log,
         .error_limit = &w->error_limit,
     };
+    unblock_all(w);
     return mm_kafka_new(&opts, out, errstr, errstr_len);
 }
 
@@ -564,19 +957,35 @@ static void end_producer(struct mm_worker *w, struct mm_kafka **kafka, uint32_t 
     *kafka = NULL;
 }
 
-static void pause_until(struct mm_worker *w, enum mm_worker_state state, uint64_t seconds)
+static void pause_for(struct mm_worker *w, enum mm_worker_state state, uint64_t ms)
 {
-    w->pause_until_ns = w->now_ns + seconds * SECOND_NS;
-    mm_gauge_set(&w->m->retry_at_ms, state == MM_WORKER_PARKED ? w->now_ms + seconds * 1000 : 0);
+    w->pause_until_ns = w->now_ns + ms * 1000000;
+    mm_gauge_set(&w->m->retry_at_ms, state == MM_WORKER_PARKED ? w->now_ms + ms : 0);
     set_state(w, state);
+}
+
+/* Wait for the next try of a refused topic: the interval that is set; where only that topic waits
+ * for it, longer and longer, and not all topics at the same time. */
+static void park(struct mm_worker *w)
+{
+    uint64_t interval_ms = w->opts.config->kafka_retry_interval_s * UINT64_C(1000);
+    uint64_t ms = interval_ms;
+    if (w->opts.role == MM_ROLE_LANE) {
+        uint64_t max_ms = interval_ms > RETRY_MAX_MS ? interval_ms : RETRY_MAX_MS;
+        ms = w->retry_ms == 0 ? interval_ms : w->retry_ms * 3 / 2;
+        ms = w->retry_ms = ms > max_ms ? max_ms : ms;
+        ms += ms * (uint64_t)(rand_r(&w->seed) % 200) / 1000;
+    }
+    w->probing = true;
+    pause_for(w, MM_WORKER_PARKED, ms);
 }
 
 static void restart_later(struct mm_worker *w)
 {
-    uint32_t seconds = w->restart_s;
-    w->restart_s = seconds == 0 ? 1 : seconds * 2 > RESTART_MAX_S ? RESTART_MAX_S : seconds * 2;
+    uint64_t seconds = w->restart_s;
+    w->restart_s = longer_pause(w->restart_s);
     mm_counter_add(&w->m->producer_restarts, 1);
-    pause_until(w, MM_WORKER_RESTARTING, seconds);
+    pause_for(w, MM_WORKER_RESTARTING, seconds * 1000);
 }
 
 /* Say why a producer is given up, where that is not clear from the reports. True: it failed by
@@ -591,12 +1000,12 @@ static bool log_failure(struct mm_worker *w, struct mm_kafka *kafka)
     }
     uint64_t n_held = 0;
     if (strict) {
-        mm_log_write(w->opts.log, MM_LOG_DEBUG, "worker %u: %s", w->opts.index, reason);
+        mm_log_write(w->opts.log, MM_LOG_DEBUG, "%s: %s", w->name, reason);
     } else if (mm_log_allowed(&w->fail_limit, w->now_ns, SECOND_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
-                     "worker %u: the Kafka producer stopped (%s: %s); a new one goes on at the "
+                     "%s: the Kafka producer stopped (%s: %s); a new one goes on at the "
                      "oldest message that is not delivered, %" PRIu64 " are in flight",
-                     w->opts.index, error, reason, w->n_in_flight);
+                     w->name, error, reason, w->n_in_flight);
     }
     return !strict;
 }
@@ -625,15 +1034,15 @@ static void start_drain(struct mm_worker *w)
  * more: those records are sent again, and may be in Kafka. */
 static void reclaim_in_flight(struct mm_worker *w)
 {
-    for (uint64_t i = w->head; i < w->tail && w->n_in_flight > 0; i++) {
-        struct entry *e = entry_at(w, i);
-        if (e->state != ENTRY_IN_FLIGHT) {
+    for (uint64_t i = w->win.head; i < w->win.tail && w->n_in_flight > 0; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        if (e->state != MM_ENTRY_IN_FLIGHT) {
             continue;
         }
         w->n_in_flight--;
-        e->state = ENTRY_WAITING;
-        e->flags |= ENTRY_MAYBE;
-        if ((e->flags & ENTRY_ORPHAN) != 0) {
+        e->state = MM_ENTRY_WAITING;
+        e->flags |= MM_ENTRY_MAYBE;
+        if ((e->flags & MM_ENTRY_ORPHAN) != 0) {
             drop(w, e);
         }
     }
@@ -642,34 +1051,54 @@ static void reclaim_in_flight(struct mm_worker *w)
 static uint64_t count_maybe(struct mm_worker *w)
 {
     uint64_t n = 0;
-    for (uint64_t i = w->head; i < w->tail; i++) {
-        const struct entry *e = entry_at(w, i);
-        n += e->state != ENTRY_DONE && (e->flags & ENTRY_MAYBE) != 0;
+    for (uint64_t i = w->win.head; i < w->win.tail; i++) {
+        const struct mm_entry *e = mm_window_at(&w->win, i);
+        n += e->state != MM_ENTRY_DONE && (e->flags & MM_ENTRY_MAYBE) != 0;
     }
     return n;
 }
 
-static void end_drain(struct mm_worker *w)
+/* Nothing is in flight any more, or not to be waited for: end the producers. */
+static void end_producers(struct mm_worker *w)
 {
+    if (w->kafka == NULL && w->single == NULL) {
+        return;
+    }
     end_producer(w, &w->kafka, 0);
     end_producer(w, &w->single, 0);
     reclaim_in_flight(w);
     uint64_t n_maybe = count_maybe(w);
     if (n_maybe > 0) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
-                     "worker %u: %" PRIu64
+                     "%s: %" PRIu64
                      " messages were sent to Kafka without an answer and "
                      "are sent again: they may be there twice, with the same mm-id",
-                     w->opts.index, n_maybe);
+                     w->name, n_maybe);
     }
+}
+
+/* What comes after a drain. */
+static void end_drain(struct mm_worker *w)
+{
+    bool parked = w->park;
+    bool lane_parked = w->lane_parked;
+    bool unburied = w->unburied;
+    w->park = false;
+    w->lane_parked = false;
+    w->unburied = false;
     w->failed = false;
-    go_back(w);
-    if (w->park) {
-        w->park = false;
-        w->probing = true;
-        pause_until(w, MM_WORKER_PARKED, w->opts.config->kafka_retry_interval_s);
-    } else if (w->suspect_end > w->low && !w->producer_failed) {
+    unblock_all(w);
+    mm_window_go_back(&w->win); /* to the oldest record that is not finished */
+    if (parked) {
+        park(w);
+    } else if (unburied) {
+        w->bury_s = longer_pause(w->bury_s);
+        pause_for(w, MM_WORKER_RESTARTING, w->bury_s * UINT64_C(1000));
+    } else if (w->suspect_end > w->win.low && !w->producer_failed) {
         set_state(w, MM_WORKER_SINGLE);
+    } else if (lane_parked) {
+        mm_counter_add(&w->m->producer_restarts, 1);
+        pause_for(w, MM_WORKER_RESTARTING, 0); /* the other topics need not wait */
     } else {
         restart_later(w);
     }
@@ -677,22 +1106,29 @@ static void end_drain(struct mm_worker *w)
 
 static uint32_t step_draining(struct mm_worker *w)
 {
-    if (w->n_in_flight == 0 || w->now_ns >= w->drain_until_ns) {
-        end_drain(w);
-        return 0;
+    if (w->n_in_flight > 0 && w->now_ns < w->drain_until_ns) {
+        take_back(w);
+        return PAUSE_POLL_MS;
     }
-    take_back(w);
-    return PAUSE_POLL_MS;
+    end_producers(w);
+    if (!park_refused(w, w->now_ns >= w->drain_until_ns + DRAIN_MAX_NS)) {
+        return PAUSE_POLL_MS;
+    }
+    end_drain(w);
+    return 0;
 }
 
 /* Is there nothing to do for so long that being woken is cheaper than looking? */
 static bool deep_idle(const struct mm_worker *w)
 {
-    return w->n_in_flight == 0 && w->n_held == 0 && w->now_ns - w->busy_ns > DEEP_AFTER_NS;
+    return w->n_in_flight == 0 && w->win.n_held == 0 && w->now_ns - w->busy_ns > DEEP_AFTER_NS;
 }
 
 static uint32_t step_running(struct mm_worker *w)
 {
+    if (!release(w)) {
+        return PAUSE_POLL_MS;
+    }
     if (!w->test_sent) {
         send_test_message(w);
     }
@@ -718,10 +1154,10 @@ static uint32_t step_running(struct mm_worker *w)
     if (sent > 0) {
         return 0;
     }
-    if (w->tail - w->head == WINDOW_LEN) {
+    if (mm_window_full(&w->win)) {
         return FULL_POLL_MS;
     }
-    if (mm_spool_pending(w->reader)) {
+    if (w->n_blocked == 0 && mm_spool_pending(w->reader)) {
         return 0; /* records of other shards only, and more behind them */
     }
     if (deep_idle(w) && !stopping(w)) {
@@ -735,7 +1171,7 @@ static uint32_t step_single(struct mm_worker *w)
 {
     char errstr[256];
     if (w->single == NULL && make_producer(w, true, &w->single, errstr, sizeof errstr) != 0) {
-        mm_log_write(w->opts.log, MM_LOG_ERROR, "worker %u: %s", w->opts.index, errstr);
+        mm_log_write(w->opts.log, MM_LOG_ERROR, "%s: %s", w->name, errstr);
         restart_later(w);
         return 0;
     }
@@ -744,7 +1180,8 @@ static uint32_t step_single(struct mm_worker *w)
     if (w->n_in_flight < SINGLE_IN_FLIGHT) {
         sent = send_some(w, w->single, w->suspect_end, SINGLE_IN_FLIGHT, &blocked);
     }
-    if (!w->failed && w->n_in_flight == 0 && w->next >= w->suspect_end) {
+    if (!w->failed && w->n_in_flight == 0 && w->win.next >= w->suspect_end &&
+        w->win.skipped == UINT64_MAX) {
         /* The suspects are dealt with. */
         w->restart_s = 0;
         restart_later(w);
@@ -757,15 +1194,19 @@ static uint32_t step_single(struct mm_worker *w)
 static uint32_t step_paused(struct mm_worker *w)
 {
     if (w->now_ns < w->pause_until_ns) {
+        if (w->opts.role == MM_ROLE_LANE && w->win.tail == 0) {
+            struct mm_record rec;
+            (void)take(w, &rec); /* so that it is known how old it is */
+        }
         return PAUSE_POLL_MS;
     }
     char errstr[256];
-    if (w->suspect_end > w->low) {
+    if (w->suspect_end > w->win.low) {
         set_state(w, MM_WORKER_SINGLE);
         return 0;
     }
     if (make_producer(w, false, &w->kafka, errstr, sizeof errstr) != 0) {
-        mm_log_write(w->opts.log, MM_LOG_ERROR, "worker %u: %s", w->opts.index, errstr);
+        mm_log_write(w->opts.log, MM_LOG_ERROR, "%s: %s", w->name, errstr);
         restart_later(w);
         return PAUSE_POLL_MS;
     }
@@ -827,15 +1268,18 @@ static void notice_failure(struct mm_worker *w)
  * place in the log and are dropped if they come back. */
 static void let_go_unwanted(struct mm_worker *w)
 {
-    for (uint64_t i = w->low; i < w->tail; i++) {
-        struct entry *e = entry_at(w, i);
-        struct mm_spool_pos pos = entry_pos(e);
+    for (uint64_t i = w->win.low; i < w->win.tail; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        struct mm_spool_pos pos = mm_entry_pos(e);
         if (!mm_spool_unwanted(w->reader, &pos)) {
             return;
         }
-        if (e->state == ENTRY_IN_FLIGHT) {
-            e->flags |= ENTRY_ORPHAN;
-        } else if (e->state != ENTRY_DONE) {
+        if (e->state == MM_ENTRY_IN_FLIGHT) {
+            e->flags |= MM_ENTRY_ORPHAN;
+        } else if (e->state == MM_ENTRY_COPIED) {
+            w->lanes[e->lane].n_copied--;
+            mm_window_finish(&w->win, e);
+        } else if (e->state != MM_ENTRY_DONE) {
             drop(w, e);
         }
     }
@@ -845,79 +1289,97 @@ static void let_go_unwanted(struct mm_worker *w)
          mm_spool_cursor(w->reader, &cursor)) {
         struct mm_record rec;
         struct mm_spool_pos pos;
-        if (mm_spool_next(w->reader, SCAN_MAX, &rec, &pos) != 0) {
+        int err = mm_spool_next(w->reader, SCAN_MAX, &rec, &pos);
+        if (err == MM_EIO) {
+            note_unreadable(w);
+            return;
+        }
+        if (err != 0) {
             continue;
         }
         if (!mm_spool_unwanted(w->reader, &pos)) {
             mm_spool_seek(w->reader, &pos);
             return;
         }
-        struct entry gone = {.state = ENTRY_WAITING};
-        w->n_taken++;
-        w->n_held++;
-        drop(w, &gone);
+        mm_window_pass(&w->win);
+        count_dropped(w, lane_of(w, &rec));
     }
 }
 
 /* Move head and low over what is finished, and tell the log. */
 static void advance_low(struct mm_worker *w)
 {
-    while (w->head < w->tail && entry_at(w, w->head)->state == ENTRY_DONE) {
-        w->head++;
-    }
-    w->low = w->low < w->head ? w->head : w->low;
-    while (w->low < w->tail) {
-        const struct entry *e = entry_at(w, w->low);
-        if (e->state != ENTRY_DONE && (e->flags & ENTRY_ORPHAN) == 0) {
-            break;
-        }
-        w->low++;
-    }
-    w->next = w->next < w->low ? w->low : w->next;
-    if (w->low == w->tail) {
-        mm_spool_finish(w->reader, NULL);
+    mm_window_advance(&w->win);
+    if (w->win.low == w->win.tail) {
+        mm_spool_finish(w->reader, NULL, mm_window_n_finished(&w->win), 0);
         mm_gauge_set(&w->m->oldest_ms, 0);
     } else {
-        struct mm_spool_pos pos = entry_pos(entry_at(w, w->low));
-        mm_spool_finish(w->reader, &pos);
-        mm_gauge_set(&w->m->oldest_ms, entry_at(w, w->low)->time_ms);
+        struct mm_spool_pos pos = mm_entry_pos(mm_window_at(&w->win, w->win.low));
+        mm_spool_finish(w->reader, &pos, mm_window_n_finished(&w->win), w->win.n_ahead);
+        mm_gauge_set(&w->m->oldest_ms, mm_window_at(&w->win, w->win.low)->time_ms);
     }
+    /* Releases the deliveries before it; see mm_park.c. */
+    atomic_store_explicit(&w->n_finished, mm_window_n_finished(&w->win), memory_order_release);
+}
+
+uint64_t mm_worker_n_finished(const struct mm_worker *w)
+{
+    return atomic_load_explicit(&w->n_finished, memory_order_acquire);
+}
+
+const char *mm_worker_last_error(const struct mm_worker *w)
+{
+    return atomic_load_explicit(&w->last_error, memory_order_relaxed);
+}
+
+/* Shows what is of interest to all only for one of the workers. */
+static enum mm_log_level level_of(const struct mm_worker *w, enum mm_log_level level)
+{
+    return w->opts.index == 0 && w->opts.role == MM_ROLE_MAIN ? level : MM_LOG_DEBUG;
 }
 
 static void went_up(struct mm_worker *w)
 {
     if (w->ever_up) {
-        enum mm_log_level level = w->opts.index == 0 ? MM_LOG_INFO : MM_LOG_DEBUG;
-        mm_log_write(w->opts.log, level,
-                     "worker %u: Kafka is reached again after %" PRIu64 " s; %" PRIu64
+        mm_log_write(w->opts.log, level_of(w, MM_LOG_INFO),
+                     "%s: Kafka is reached again after %" PRIu64 " s; %" PRIu64
                      " messages are in its window",
-                     w->opts.index, (w->now_ns - w->down_since_ns) / SECOND_NS, w->n_held);
+                     w->name, (w->now_ns - w->down_since_ns) / SECOND_NS, w->win.n_held);
         /* The Go program wrote one test message at each recovery, into the data topic only. */
         w->test_sent = w->opts.config->kafka_test_topic != NULL;
     } else {
-        mm_log_write(w->opts.log, w->opts.index == 0 ? MM_LOG_INFO : MM_LOG_DEBUG,
-                     "worker %u: Kafka is reached", w->opts.index);
+        mm_log_write(w->opts.log, level_of(w, MM_LOG_INFO), "%s: Kafka is reached", w->name);
     }
     w->ever_up = true;
     mm_gauge_set(&w->m->kafka_was_up, 1);
 }
 
+/* The Kafka topic of the oldest message that Kafka has not confirmed. */
+static const char *topic_in_flight(struct mm_worker *w)
+{
+    for (uint64_t i = w->win.head; i < w->win.tail; i++) {
+        const struct mm_entry *e = mm_window_at(&w->win, i);
+        if (e->state == MM_ENTRY_IN_FLIGHT) {
+            return kafka_topic_of(w, e);
+        }
+    }
+    return w->opts.config->kafka_topic;
+}
+
 static void went_down(struct mm_worker *w, struct mm_kafka *kafka)
 {
     w->down_since_ns = w->now_ns;
-    enum mm_log_level level = w->opts.index == 0 ? MM_LOG_WARN : MM_LOG_DEBUG;
+    enum mm_log_level level = level_of(w, MM_LOG_WARN);
     if (mm_kafka_up(kafka)) {
-        mm_log_write(
-            w->opts.log, level,
-            "worker %u: connected, but Kafka has confirmed nothing for %u s (is it frozen, "
-            "or is topic %s missing?); messages wait in the spool",
-            w->opts.index, (unsigned)(STALL_NS / SECOND_NS), w->opts.config->kafka_topic);
+        mm_log_write(w->opts.log, level,
+                     "%s: connected, but Kafka has confirmed nothing for %u s (is it frozen, "
+                     "or is topic %s missing?); messages wait in the spool",
+                     w->name, (unsigned)(STALL_NS / SECOND_NS), topic_in_flight(w));
         return;
     }
     const char *reason = mm_kafka_last_error(kafka);
-    mm_log_write(w->opts.log, level,
-                 "worker %u: Kafka is not reached (%s); messages wait in the spool", w->opts.index,
-                 reason[0] == '\0' ? "no connection" : reason);
+    mm_log_write(w->opts.log, level, "%s: Kafka is not reached (%s); messages wait in the spool",
+                 w->name, reason[0] == '\0' ? "no connection" : reason);
 }
 
 static void watch_connection(struct mm_worker *w)
@@ -926,7 +1388,7 @@ static void watch_connection(struct mm_worker *w)
     if (kafka == NULL || w->state == MM_WORKER_DRAINING) {
         return; /* a pause of ours says nothing about the cluster */
     }
-    bool stalled = w->n_held > 0 && w->now_ns - w->progress_ns > STALL_NS;
+    bool stalled = w->n_in_flight > 0 && w->now_ns - w->progress_ns > STALL_NS;
     bool up = mm_kafka_up(kafka) && !stalled;
     if (up != w->up) {
         w->up = up;
@@ -943,9 +1405,9 @@ static void watch_connection(struct mm_worker *w)
  * their memory. Once, when it is over, since the system's need is not ours to judge. */
 static void give_memory_back(struct mm_worker *w)
 {
-    if (w->n_held > TRIM_ABOVE) {
+    if (w->win.n_held > TRIM_ABOVE) {
         w->was_large = true;
-    } else if (w->was_large && w->n_held < TRIM_BELOW && w->now_ns >= w->trim_after_ns) {
+    } else if (w->was_large && w->win.n_held < TRIM_BELOW && w->now_ns >= w->trim_after_ns) {
         w->was_large = false;
         w->trim_after_ns = w->now_ns + TRIM_INTERVAL_NS;
 #ifdef __GLIBC__
@@ -956,8 +1418,8 @@ static void give_memory_back(struct mm_worker *w)
 
 static void publish(struct mm_worker *w)
 {
-    mm_gauge_set(&w->m->taken, w->n_taken);
-    mm_gauge_set(&w->m->held, w->n_held);
+    mm_gauge_set(&w->m->taken, w->win.n_taken);
+    mm_gauge_set(&w->m->held, w->win.n_held);
     mm_gauge_set(&w->m->in_flight, w->n_in_flight);
     mm_gauge_set(&w->m->heartbeat_ns, w->now_ns);
     uint64_t n_errors = w->n_refusals + w->n_errors_before;
@@ -972,8 +1434,11 @@ static bool finished(struct mm_worker *w)
     if (!stopping(w)) {
         return false;
     }
-    return (w->n_held == 0 && !mm_spool_pending(w->reader)) ||
-           w->now_ns >= atomic_load_explicit(&w->stop_at_ns, memory_order_relaxed);
+    uint64_t stop_at_ns = atomic_load_explicit(&w->stop_at_ns, memory_order_relaxed);
+    /* What is parked is not waited for when it is not to be tried before the time is over. */
+    bool waits = w->opts.role == MM_ROLE_LANE && w->state == MM_WORKER_PARKED &&
+                 w->pause_until_ns >= stop_at_ns;
+    return (w->win.n_held == 0 && !mm_spool_pending(w->reader)) || waits || w->now_ns >= stop_at_ns;
 }
 
 static void *worker_main(void *arg)
@@ -986,6 +1451,7 @@ static void *worker_main(void *arg)
         read_clocks(w);
         notice_failure(w);
         let_go_unwanted(w);
+        sync_copied(w, false);
         advance_low(w);
         watch_connection(w);
         publish(w);
@@ -995,6 +1461,7 @@ static void *worker_main(void *arg)
     set_state(w, MM_WORKER_DRAINING);
     end_producer(w, &w->kafka, 500);
     end_producer(w, &w->single, 100);
+    sync_copied(w, true);
     advance_low(w);
     publish(w);
     set_state(w, MM_WORKER_STOPPED);
@@ -1006,41 +1473,50 @@ static void *worker_main(void *arg)
 
 static void free_worker(struct mm_worker *w)
 {
-    free(w->window);
+    mm_window_fini(&w->win);
     free(w->value);
     free(w);
 }
 
-int mm_worker_start(const struct mm_worker_options *opts,
-                    struct mm_worker **out,
-                    char *errstr,
-                    size_t errstr_len)
+/* What is known before the thread runs. */
+static void init_worker(struct mm_worker *w, const struct mm_worker_options *opts)
 {
-    *out = NULL;
-    struct mm_worker *w = calloc(1, sizeof *w);
-    struct entry *window = calloc(WINDOW_LEN, sizeof *window);
-    if (w == NULL || window == NULL) {
-        free(w);
-        free(window);
-        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
-        return MM_ENOMEM;
-    }
     w->opts = *opts;
-    w->window = window;
     w->m = opts->metrics;
     w->reader = mm_spool_reader(opts->spool, opts->index);
     snprintf(w->id_prefix, sizeof w->id_prefix, "%s-", mm_spool_uuid(opts->spool));
+    if (opts->role == MM_ROLE_MAIN) {
+        snprintf(w->name, sizeof w->name, "worker %u", opts->index);
+    } else {
+        snprintf(w->name, sizeof w->name, "parked Kafka topic %s", opts->kafka_topic);
+    }
     read_clocks(w);
     w->busy_ns = w->now_ns;
+    w->seed = (unsigned int)w->now_ns;
+    w->n_lanes = mm_route_n_lanes(opts->config);
+    for (uint32_t i = 0; i < w->n_lanes; i++) {
+        w->lanes[i].kafka_topic = mm_route_kafka_topic(opts->config, i);
+    }
+    /* The block may have been another worker's. */
+    w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
     set_state(w, MM_WORKER_RUNNING);
+    if (opts->role == MM_ROLE_LANE) {
+        w->retry_ms = opts->first_try_s * UINT64_C(1000);
+        w->probing = true;
+        pause_for(w, MM_WORKER_PARKED, w->retry_ms);
+    }
     publish(w);
+}
 
+static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
+{
     /* The Kafka client's threads inherit the mask, as ours does: signals are the broker's. */
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = make_producer(w, false, &w->kafka, errstr, errstr_len);
+    int err =
+        w->state == MM_WORKER_RUNNING ? make_producer(w, false, &w->kafka, errstr, errstr_len) : 0;
     if (err == 0) {
         int thread_err = pthread_create(&w->thread, NULL, worker_main, w);
         if (thread_err != 0) {
@@ -1052,12 +1528,30 @@ int mm_worker_start(const struct mm_worker_options *opts,
         }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return err;
+}
+
+int mm_worker_start(const struct mm_worker_options *opts,
+                    struct mm_worker **out,
+                    char *errstr,
+                    size_t errstr_len)
+{
+    *out = NULL;
+    bool main = opts->role == MM_ROLE_MAIN;
+    struct mm_worker *w = calloc(1, sizeof *w);
+    if (w == NULL || mm_window_init(&w->win, main ? WINDOW_LEN : SMALL_WINDOW_LEN) != 0) {
+        free(w);
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        return MM_ENOMEM;
+    }
+    init_worker(w, opts);
+    int err = start_thread(w, errstr, errstr_len);
     if (err != 0) {
         free_worker(w);
         return err;
     }
     char name[16];
-    snprintf(name, sizeof name, "mm-worker-%u", opts->index % 1000);
+    snprintf(name, sizeof name, main ? "mm-worker-%u" : "mm-parked", opts->index % 1000);
     pthread_setname_np(w->thread, name);
     *out = w;
     return 0;

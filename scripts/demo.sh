@@ -91,6 +91,7 @@ plugin $root/build/release/lib/mosquitto_metamorphosis.so
 plugin_opt_mqtt_topic #
 plugin_opt_kafka_broker $kafka
 plugin_opt_kafka_topic mqtt
+plugin_opt_spool_dir $work/spool
 plugin_opt_health_port $health_port
 CONF
 } >"$work/mosquitto.conf"
@@ -132,6 +133,10 @@ kcat -q -C -b "$kafka" -t mqtt -o beginning -e -f "$show"
 say "health and metrics ($url/metrics)"
 for page in livez readyz healthz; do note "/$page: $(curl -sS "$url/$page")"; done
 curl -fsS "$url/metrics" | grep -E '^metamorphosis_(messages_|spool_(messages|bytes)|kafka_up|ledger)' | sed 's/^/    /'
+
+say "the spool on disk (metamorphosis spool stat $work/spool)"
+note "Acknowledged messages are there until Kafka has them: they survive a kill -9 of the broker."
+"$tool" spool stat "$work/spool" | sed 's/^/    /'
 
 if [ $keep = no ] && ! { [ -t 0 ] && [ -t 1 ]; }; then
     say "no terminal: stopping what was started. scripts/demo.sh --keep leaves it running."

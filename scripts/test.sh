@@ -7,9 +7,11 @@
 #   --preset NAME   release (default), debug, asan, tsan
 #   --unit          the unit tests only
 #   --integration   the integration tests only
-#   --long          outages of 30 s and more (MM_TEST_LONG=1)
+#   --long          long outages, a thousand kills, gigabytes of backlog (MM_TEST_LONG=1): hours
 #   -k EXPRESSION   only the integration tests that match, as pytest's -k
 #   -h, --help      this text
+#
+# Some integration tests mount small disks and become another user: run them as root.
 #
 # MM_TEST_KAFKA=host:port runs the integration tests that neither stop nor configure Kafka against that cluster. More
 # variables: test/integration/conftest.py. Exits 0 when everything passed.
@@ -94,7 +96,7 @@ if [ $integration = yes ]; then needed+=("${packages_integration[@]}"); fi
 install_packages "${needed[@]}"
 targets=()
 if [ $unit = no ]; then
-    targets=(mosquitto_metamorphosis metamorphosis)
+    targets=(mosquitto_metamorphosis metamorphosis loadgen spool_writer)
     if [ "$preset" = tsan ]; then targets+=(tsan_threads); fi
 fi
 build "$preset" "${targets[@]}"
@@ -107,7 +109,7 @@ fi
 if [ $integration = yes ]; then
     prepare_venv
     prepare_sanitizer
-    say "integration tests: real Mosquitto, ${MM_TEST_KAFKA:-real Apache Kafka} (about six minutes)"
+    say "integration tests: real Mosquitto, ${MM_TEST_KAFKA:-real Apache Kafka} (about twelve minutes)"
     export MM_TEST_PLUGIN=${MM_TEST_PLUGIN:-$root/build/$preset/lib/mosquitto_metamorphosis.so}
     export PYTHONDONTWRITEBYTECODE=1
     cd test/integration

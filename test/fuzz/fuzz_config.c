@@ -1,6 +1,9 @@
-/* Options, one "name value" a line: never crashes; a refusal always says something, and every line
- * of it is short. */
+/* Options, one "name value" a line, and the variable ROUTE in the same form: never crashes; a
+ * refusal always says something, and every line of it is short; settings that are given keep what
+ * mm_config.h says of routes and Kafka topics. */
 #include "mm_config.h"
+#include "mm_filter.h"
+#include "mm_route.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -21,6 +24,50 @@ static void count_errors(void *arg, enum mm_log_level level, const char *line)
     }
 }
 
+static const char *get_route(void *arg, const char *name)
+{
+    return strcmp(name, "ROUTE") == 0 ? arg : NULL;
+}
+
+static void check(bool good)
+{
+    if (!good) {
+        abort();
+    }
+}
+
+static void check_topics(const struct mm_config *config)
+{
+    const uint32_t n = mm_route_n_lanes(config);
+    check(n >= 1 && n <= MM_ROUTE_LANES_MAX);
+    const char *dead = config->dead_letter_topic;
+    for (uint32_t i = 0; i < n; i++) {
+        const char *topic = mm_route_kafka_topic(config, i);
+        check(mm_route_is_kafka_topic(topic));
+        check(dead == NULL || (strcmp(dead, topic) != 0 && !mm_route_topics_collide(dead, topic)));
+        for (uint32_t k = 0; k < i; k++) {
+            const char *other = mm_route_kafka_topic(config, k);
+            check(strcmp(other, topic) != 0 && !mm_route_topics_collide(other, topic));
+        }
+    }
+}
+
+/* What a route takes is carried. */
+static void check_routes(const struct mm_config *config)
+{
+    static const char *const topics[] = {"a", "a/b", "$a/b", "/", "b"};
+    for (size_t k = 0; k < sizeof topics / sizeof topics[0]; k++) {
+        const size_t len = strlen(topics[k]);
+        bool taken = false;
+        for (size_t i = 0; i < config->n_routes; i++) {
+            taken = taken || mm_filter_set_match(config->routes[i].filters, topics[k], len);
+        }
+        const uint32_t lane = mm_route_lane(config, topics[k], len);
+        check(lane < mm_route_n_lanes(config) && (lane == 0 || taken));
+        check(!taken || mm_filter_set_match(config->filters, topics[k], len));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *text = malloc(size + 1);
@@ -32,25 +79,37 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct mm_option options[MAX_OPTIONS];
     size_t n = 0;
     char *rest = NULL;
+    char *routes = NULL; /* the last of them */
     for (char *line = strtok_r(text, "\n", &rest); line != NULL && n < MAX_OPTIONS;
          line = strtok_r(NULL, "\n", &rest)) {
         char *blank = strchr(line, ' ');
-        if (blank != NULL) {
-            *blank = '\0';
+        if (blank == NULL) {
+            continue;
+        }
+        *blank = '\0';
+        if (strcmp(line, "ROUTE") == 0) {
+            routes = blank + 1;
+        } else {
             options[n++] = (struct mm_option){line, blank + 1};
         }
     }
     size_t n_errors = 0;
     struct mm_config_source source = {
-        .options = options, .n_options = n, .report = count_errors, .report_arg = &n_errors};
+        .options = options,
+        .n_options = n,
+        .getenv = routes != NULL ? get_route : NULL,
+        .getenv_arg = routes,
+        .report = count_errors,
+        .report_arg = &n_errors,
+    };
     struct mm_config *config;
     int err = mm_config_new(&source, &config);
-    if ((err == 0) != (config != NULL) || (err == 0) != (n_errors == 0)) {
-        abort();
-    }
+    check((err == 0) == (config != NULL) && (err == 0) == (n_errors == 0));
     if (config != NULL) {
         char described[512];
         mm_config_describe(config, described, sizeof described);
+        check_topics(config);
+        check_routes(config);
     }
     mm_config_free(config);
     free(text);

@@ -35,6 +35,7 @@ static char *faulty_strdup(const char *text)
 
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_route.h"
 #include "mm_text.h"
 
 static int faulty_filter_set_new(const char *list,
@@ -45,16 +46,26 @@ static int faulty_filter_set_new(const char *list,
     return alloc_fails() ? MM_ENOMEM : mm_filter_set_new(list, out, errstr, errstr_len);
 }
 
+static int faulty_route_add(struct mm_config *config,
+                            const char *text,
+                            char *errstr,
+                            size_t errstr_len)
+{
+    return alloc_fails() ? MM_ENOMEM : mm_route_add(config, text, errstr, errstr_len);
+}
+
 #define malloc faulty_malloc
 #define calloc faulty_calloc
 #define strdup faulty_strdup
 #define mm_filter_set_new faulty_filter_set_new
+#define mm_route_add faulty_route_add
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_config.c"
 #undef malloc
 #undef calloc
 #undef strdup
 #undef mm_filter_set_new
+#undef mm_route_add
 
 enum {
     MAX_LINES = 32,
@@ -174,6 +185,49 @@ static char *repeat(char c, size_t len)
     return text;
 }
 
+/* The options that mean something; the table must not have others. */
+static const char *const setting_names[] = {
+    "mqtt_topic",
+    "kafka_port",
+    "kafka_broker",
+    "kafka_topic",
+    "kafka_workers",
+    "kafka_retry_interval",
+    "kafka_test_topic",
+    "kafka_test_message",
+    "json_field_names",
+    "spool_max_bytes",
+    "when_full",
+    "refuse_v5",
+    "health_port",
+    "health_address",
+    "log_level",
+    "route",
+    "spool_dir",
+    "spool_sync",
+    "spool_sync_interval_ms",
+    "spool_min_free",
+    "spool_writer",
+    "dead_letter_max_bytes",
+    "dead_letter_topic",
+};
+
+/* Of these, those that mean nothing without spool_dir. */
+static const char *const on_disk_names[] = {
+    "spool_sync",
+    "spool_sync_interval_ms",
+    "spool_min_free",
+    "spool_writer",
+};
+
+/* Of these, those that have no default that could be given. */
+static const char *const names_without_default[] = {
+    "kafka_test_topic",
+    "route",
+    "spool_dir",
+    "dead_letter_topic",
+};
+
 /* Defaults */
 
 static void test_defaults(void **state)
@@ -196,6 +250,15 @@ static void test_defaults(void **state)
     assert_string_equal(config->json_topic_name, "Topic");
     assert_string_equal(config->json_content_name, "Content");
     assert_int_equal(config->spool_max_bytes, 268435456);
+    assert_null(config->spool_dir);
+    assert_int_equal(config->spool_sync, MM_SPOOL_SYNC_INTERVAL);
+    assert_int_equal(config->spool_sync_interval_ms, 500);
+    assert_true(config->spool_min_free == UINT64_MAX);
+    assert_int_equal(config->spool_writer, MM_SPOOL_WRITER_AUTO);
+    assert_int_equal(config->dead_letter_max_bytes, 16777216);
+    assert_null(config->dead_letter_topic);
+    assert_int_equal(config->n_routes, 0);
+    assert_int_equal(config->n_route_topics, 0);
     assert_int_equal(config->when_full, MM_WHEN_FULL_REJECT);
     assert_int_equal(config->refuse_v5, MM_REFUSE_DISCONNECT);
     assert_int_equal(config->health_port, 8080);
@@ -218,7 +281,16 @@ static void test_all_given(void **state)
         {"kafka_test_message", "true"},
         {"kafka_test_topic", "probe"},
         {"json_field_names", "topic,content"},
-        {"spool_max_bytes", "1G"},
+        {"spool_dir", "/var/spool/mm"},
+        {"spool_max_bytes", "2G"},
+        {"spool_sync", "always"},
+        {"spool_sync_interval_ms", "20"},
+        {"spool_min_free", "10M"},
+        {"spool_writer", "pwrite"},
+        {"dead_letter_max_bytes", "1M"},
+        {"dead_letter_topic", "dead"},
+        {"route", "c/# r1"},
+        {"route", "$x/+;d/# r2"},
         {"when_full", "drop_oldest"},
         {"refuse_v5", "reason_code"},
         {"health_port", "81"},
@@ -231,7 +303,7 @@ static void test_all_given(void **state)
     assert_int_equal(run.n_lines, 0);
     const struct mm_config *config = run.config;
     assert_string_equal(config->mqtt_topic, "a/+;b/#");
-    assert_int_equal(mm_filter_set_count(config->filters), 2);
+    assert_int_equal(mm_filter_set_count(config->filters), 5); /* with the routes' */
     assert_string_equal(config->kafka_bootstrap, "k1:9,k2:1");
     assert_string_equal(config->kafka_topic, "t.T_-0");
     assert_int_equal(config->kafka_workers, 7);
@@ -240,7 +312,19 @@ static void test_all_given(void **state)
     assert_string_equal(config->kafka_test_topic, "probe");
     assert_string_equal(config->json_topic_name, "topic");
     assert_string_equal(config->json_content_name, "content");
-    assert_int_equal(config->spool_max_bytes, 1073741824);
+    assert_string_equal(config->spool_dir, "/var/spool/mm");
+    assert_true(config->spool_max_bytes == 2147483648);
+    assert_int_equal(config->spool_sync, MM_SPOOL_SYNC_ALWAYS);
+    assert_int_equal(config->spool_sync_interval_ms, 20);
+    assert_int_equal(config->spool_min_free, 10485760);
+    assert_int_equal(config->spool_writer, MM_SPOOL_WRITER_PWRITE);
+    assert_int_equal(config->dead_letter_max_bytes, 1048576);
+    assert_string_equal(config->dead_letter_topic, "dead");
+    assert_int_equal(config->n_routes, 2);
+    assert_string_equal(config->routes[1].mqtt_filters, "$x/+;d/#");
+    assert_int_equal(config->routes[1].lane, 2);
+    assert_int_equal(config->n_route_topics, 2);
+    assert_string_equal(config->route_topics[1], "r2");
     assert_int_equal(config->when_full, MM_WHEN_FULL_DROP_OLDEST);
     assert_int_equal(config->refuse_v5, MM_REFUSE_REASON_CODE);
     assert_int_equal(config->health_port, 81);
@@ -298,6 +382,14 @@ static const struct
     {"spool_max_bytes", "1g", "spool_max_bytes=1G"},
     {"spool_max_bytes", "1024G", "spool_max_bytes=1024G"},
     {"spool_max_bytes", "1099511627776", "spool_max_bytes=1024G"},
+    {"spool_dir", "/", "spool_dir=/"},
+    {"spool_dir", " /var/lib/my spool/ ", "spool_dir=\"/var/lib/my spool/\""},
+    {"dead_letter_max_bytes", "256k", "dead_letter_max_bytes=256k"},
+    {"dead_letter_max_bytes", "1024G", "dead_letter_max_bytes=1024G"},
+    {"dead_letter_topic", "d", "dead_letter_topic=d"},
+    {"route", "a t", "route=\"a t\""},
+    {"route", "  a/+ ; $b/# ,c\t t.1  ", "route=\"a/+ ; $b/# ,c t.1\""},
+    {"route", "a mqtt", "route=\"a mqtt\""},
     {"when_full", "reject", "when_full=reject"},
     {"when_full", "drop_newest", "when_full=drop_newest"},
     {"when_full", "Drop_Oldest", "when_full=drop_oldest"},
@@ -314,6 +406,30 @@ static const struct
     {"log_level", "info", "log_level=info"},
     {"log_level", "warn", "log_level=warn"},
     {"log_level", "ERROR", "log_level=error"},
+};
+
+/* The same for options that mean nothing without spool_dir. */
+static const struct
+{
+    const char *name;
+    const char *value;
+    const char *pair;
+} good_values_on_disk[] = {
+    {"spool_sync", "never", "spool_sync=never"},
+    {"spool_sync", "Interval", "spool_sync=interval"},
+    {"spool_sync", "always", "spool_sync=always"},
+    {"spool_sync_interval_ms", "10", "spool_sync_interval_ms=10"},
+    {"spool_sync_interval_ms", "60000", "spool_sync_interval_ms=60000"},
+    {"spool_min_free", "auto", "spool_min_free=auto"},
+    {"spool_min_free", "AUTO", "spool_min_free=auto"},
+    {"spool_min_free", "0", "spool_min_free=0"},
+    {"spool_min_free", "1", "spool_min_free=1"},
+    {"spool_min_free", "0G", "spool_min_free=0"},
+    {"spool_min_free", "64m", "spool_min_free=64M"},
+    {"spool_min_free", "1024G", "spool_min_free=1024G"},
+    {"spool_writer", "auto", "spool_writer=auto"},
+    {"spool_writer", "mmap", "spool_writer=mmap"},
+    {"spool_writer", "PWRITE", "spool_writer=pwrite"},
 };
 
 /* The variable of an option, made here by other means than in the module. */
@@ -352,6 +468,23 @@ static void test_good_values(void **state)
     }
 }
 
+static void test_good_values_on_disk(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < LEN_OF(good_values_on_disk); i++) {
+        const struct mm_option given[] = {
+            {good_values_on_disk[i].name, good_values_on_disk[i].value}, {"spool_dir", "/d"}};
+        struct run run = {.given = given, .n_given = LEN_OF(given)};
+        expect_good(&run);
+        assert_int_equal(run.n_lines, 0);
+        if (!describes(run.config, good_values_on_disk[i].pair)) {
+            fail_msg("%s \"%s\": not described as %s", given[0].name, given[0].value,
+                     good_values_on_disk[i].pair);
+        }
+        end_run(&run);
+    }
+}
+
 #define EXPECTED_FILTERS "expected MQTT topic filters, separated by ',' or ';'"
 #define EXPECTED_BROKERS "expected host, host:port or [IPv6 address]:port, several separated by ','"
 #define EXPECTED_TOPIC                                                                          \
@@ -365,6 +498,16 @@ static void test_good_values(void **state)
 #define EXPECTED_NAMES "expected two different names in UTF-8, separated by ','"
 #define EXPECTED_SIZE \
     "expected a number of bytes, or of k, M or G (powers of 1024), from 256k to 1024G"
+#define EXPECTED_PATH "expected an absolute path of at most 1024 bytes without control characters"
+#define EXPECTED_SYNC "expected never, interval or always"
+#define EXPECTED_MILLISECONDS "expected a whole number of milliseconds from 10 to 60000"
+#define EXPECTED_FREE \
+    "expected auto, or a number of bytes, or of k, M or G (powers of 1024), from 0 to 1024G"
+#define EXPECTED_WRITER "expected auto, mmap or pwrite"
+#define EXPECTED_ROUTE "expected <filters> <kafka topic>"
+#define TOPIC_RULE                                                                             \
+    " is no Kafka topic (1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', but not " \
+    "'.' or '..' alone); "
 #define EXPECTED_WHEN_FULL "expected reject, drop_newest or drop_oldest"
 #define EXPECTED_REFUSE_V5 "expected disconnect or reason_code"
 #define EXPECTED_ADDRESS "expected a numeric IPv4 or IPv6 address, or all"
@@ -461,6 +604,29 @@ static const struct
     {"spool_max_bytes", "1 M", EXPECTED_SIZE, NULL},
     {"spool_max_bytes", "1.5G", EXPECTED_SIZE, NULL},
     {"spool_max_bytes", "-1", EXPECTED_SIZE, NULL},
+    {"spool_dir", "", "it is empty; " EXPECTED_PATH, NULL},
+    {"spool_dir", "spool", "it is relative; " EXPECTED_PATH, NULL},
+    {"spool_dir", "./spool", "it is relative; " EXPECTED_PATH, NULL},
+    {"spool_dir", "~/spool", "it is relative; " EXPECTED_PATH, NULL},
+    {"spool_dir", "/a\nb", "it has a control character; " EXPECTED_PATH, "/a?b"},
+    {"spool_dir", "/\x7F", "it has a control character; " EXPECTED_PATH, "/?"},
+    {"dead_letter_max_bytes", "", EXPECTED_SIZE, NULL},
+    {"dead_letter_max_bytes", "0", EXPECTED_SIZE, NULL},
+    {"dead_letter_max_bytes", "255k", EXPECTED_SIZE, NULL},
+    {"dead_letter_max_bytes", "auto", EXPECTED_SIZE, NULL},
+    {"dead_letter_topic", "", EXPECTED_TOPIC, NULL},
+    {"dead_letter_topic", "a/b", EXPECTED_TOPIC, NULL},
+    {"route", "", "it is empty; " EXPECTED_ROUTE, NULL},
+    {"route", "a/#", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
+    {"route", "a, b", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
+    {"route", "a t key=x", "\"key=x\" is too much; " EXPECTED_ROUTE, NULL},
+    {"route", "a b t", "\"t\" is too much; " EXPECTED_ROUTE, NULL},
+    {"route", "a t  u\tv w", "\"u?v w\" is too much; " EXPECTED_ROUTE, "a t  u?v w"},
+    {"route", "a/#/b t", "filter 1 \"a/#/b\": " HASH_RULE "; " EXPECTED_ROUTE, NULL},
+    {"route", "a,,b t", "filter 2 \"\": it is empty; " EXPECTED_ROUTE, NULL},
+    {"route", "a, t", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
+    {"route", "a .", "\".\"" TOPIC_RULE EXPECTED_ROUTE, NULL},
+    {"route", "a t/u", "\"t/u\"" TOPIC_RULE EXPECTED_ROUTE, NULL},
     {"when_full", "", EXPECTED_WHEN_FULL, NULL},
     {"when_full", "drop", EXPECTED_WHEN_FULL, NULL},
     {"when_full", "reject,drop_oldest", EXPECTED_WHEN_FULL, NULL},
@@ -479,6 +645,14 @@ static const struct
     {"log_level", "warning", EXPECTED_LEVEL, NULL},
     {"log_level", "4", EXPECTED_LEVEL, NULL},
     {"log_level", "a\tb\x1B[0m\xC3\xBC\xFF", EXPECTED_LEVEL, "a?b?[0m\xC3\xBC?"},
+};
+
+/* The same for options that mean nothing without spool_dir. */
+static const struct mm_option bad_values_on_disk[] = {
+    {"spool_sync", EXPECTED_SYNC},
+    {"spool_sync_interval_ms", EXPECTED_MILLISECONDS},
+    {"spool_min_free", EXPECTED_FREE},
+    {"spool_writer", EXPECTED_WRITER},
 };
 
 static void expect_bad(const char *subject, size_t i, struct run *run)
@@ -509,6 +683,288 @@ static void test_bad_values(void **state)
             expect_bad(subject, i, &from_environment);
         }
     }
+}
+
+static void test_bad_values_on_disk(void **state)
+{
+    (void)state;
+    static const char *const values[] = {"",   "9",     "-1",    "60001", "5%",
+                                         "0x", "1025G", "autos", "on"};
+    for (size_t i = 0; i < LEN_OF(bad_values_on_disk); i++) {
+        for (size_t k = 0; k < LEN_OF(values); k++) {
+            const struct mm_option given[] = {{"spool_dir", "/d"},
+                                              {bad_values_on_disk[i].name, values[k]}};
+            const bool good = strcmp(given[1].name, "spool_min_free") == 0 &&
+                              (strcmp(values[k], "9") == 0 || strcmp(values[k], "60001") == 0);
+            struct run run = {.given = given, .n_given = LEN_OF(given)};
+            if (good) {
+                expect_good(&run);
+                end_run(&run);
+                continue;
+            }
+            char line[MM_LOG_LINE_LEN];
+            snprintf(line, sizeof line, "option %s: \"%s\" is not valid: %s", given[1].name,
+                     values[k], bad_values_on_disk[i].value);
+            const char *lines[] = {line};
+            expect_errors(&run, lines, 1);
+        }
+    }
+}
+
+static void test_path_length(void **state)
+{
+    (void)state;
+    char *path = repeat('/', 1025);
+    const struct mm_option given = {"spool_dir", path};
+    struct run run = {.given = &given, .n_given = 1};
+    start_run(&run);
+    assert_int_equal(run.rc, MM_EINVAL);
+    assert_non_null(strstr(run.lines[0], "it is too long; " EXPECTED_PATH));
+    path[1024] = '\0';
+    expect_good(&run);
+    assert_string_equal(run.config->spool_dir, path);
+    end_run(&run);
+    free(path);
+}
+
+/* Limits whose default is larger on a disk than in memory. */
+static void test_defaults_on_disk(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"dead_letter_max_bytes", "1M"}, {"spool_dir", "/d"}};
+    struct run run = {.given = &given[1], .n_given = 1};
+    expect_good(&run);
+    assert_string_equal(run.config->spool_dir, "/d");
+    assert_int_equal(run.config->spool_max_bytes, 1073741824);
+    assert_int_equal(run.config->dead_letter_max_bytes, 67108864);
+    end_run(&run);
+    run = (struct run){.given = given, .n_given = 2};
+    expect_good(&run);
+    assert_int_equal(run.config->spool_max_bytes, 1073741824);
+    assert_int_equal(run.config->dead_letter_max_bytes, 1048576);
+    end_run(&run);
+    static const struct mm_option environment[] = {{"SPOOL_DIR", "/e"}, {NULL, NULL}};
+    run = (struct run){.environment = environment};
+    expect_good(&run);
+    assert_string_equal(run.config->spool_dir, "/e");
+    assert_int_equal(run.config->spool_max_bytes, 1073741824);
+    end_run(&run);
+}
+
+static void test_options_without_effect_in_memory(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"spool_sync", "always"}, {"spool_min_free", "1M"}, {"spool_dir", "/d"}};
+    static const struct mm_option environment[] = {{"SPOOL_WRITER", "mmap"}, {NULL, NULL}};
+    struct run run = {.given = given, .n_given = 2, .environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 1);
+    assert_int_equal(run.levels[0], MM_LOG_WARN);
+    assert_string_equal(run.lines[0],
+                        "these settings have no effect on a spool in memory; only spool_dir makes "
+                        "one on disk: spool_sync, spool_min_free, SPOOL_WRITER");
+    assert_false(describes(run.config, "spool_sync=always"));
+    end_run(&run);
+    run.n_given = 3;
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    assert_true(describes(run.config, "spool_sync=always"));
+    end_run(&run);
+    for (size_t i = 0; i < LEN_OF(on_disk_names); i++) {
+        const struct mm_option one = {on_disk_names[i], "x"};
+        run = (struct run){.given = &one, .n_given = 1};
+        start_run(&run);
+        assert_int_equal(run.n_lines, 2);
+        assert_int_equal(run.levels[1], MM_LOG_WARN);
+        assert_non_null(strstr(run.lines[1], on_disk_names[i]));
+    }
+    /* Who gave a wrong directory did not forget it. */
+    static const struct mm_option wrong[] = {{"spool_dir", "d"}, {"spool_sync", "always"}};
+    run = (struct run){.given = wrong, .n_given = 2};
+    static const char *const lines[] = {
+        "option spool_dir: \"d\" is not valid: it is relative; " EXPECTED_PATH};
+    expect_errors(&run, lines, 1);
+}
+
+/* Routes; mm_route has tests of its own */
+
+static void test_routes_are_kept_in_order(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"route", "a/b one"}, {"kafka_topic", "zero"}, {"route", "a/# two"},
+        {"route", "c zero"},  {"mqtt_topic", "m,n"},   {"route", "d one"},
+    };
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    const struct mm_config *config = run.config;
+    static const uint32_t lanes[] = {1, 2, 0, 1};
+    assert_int_equal(config->n_routes, LEN_OF(lanes));
+    for (size_t i = 0; i < LEN_OF(lanes); i++) {
+        assert_int_equal(config->routes[i].lane, lanes[i]);
+    }
+    assert_int_equal(config->n_route_topics, 2);
+    assert_string_equal(config->route_topics[0], "one");
+    assert_string_equal(config->route_topics[1], "two");
+    assert_string_equal(config->mqtt_topic, "m,n");
+    static const char *const carried[] = {"a/b", "a", "c", "d", "m", "n"};
+    for (size_t i = 0; i < LEN_OF(carried); i++) {
+        assert_true(mm_filter_set_match(config->filters, carried[i], strlen(carried[i])));
+    }
+    assert_false(mm_filter_set_match(config->filters, "b", 1));
+    assert_true(describes(config, "route=\"a/b one\" route=\"a/# two\" route=\"c zero\""));
+    end_run(&run);
+}
+
+static void test_routes_of_the_environment(void **state)
+{
+    (void)state;
+    static const struct mm_option environment[] = {{"ROUTE", "a one | b two|\n\n c one\r\n|"},
+                                                   {NULL, NULL}};
+    struct run run = {.environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.n_lines, 0);
+    assert_true(describes(run.config, "route=\"a one\" route=\"b two\" route=\"c one\""));
+    end_run(&run);
+    /* In an option a '|' is a letter of a filter. */
+    static const struct mm_option given = {"route", "a|b one"};
+    run = (struct run){.given = &given, .n_given = 1, .environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.config->n_routes, 1);
+    assert_true(mm_route_lane(run.config, "a|b", 3) == 1);
+    end_run(&run);
+    static const struct mm_option wrong[] = {{"ROUTE", "a one|b|c # t|d two"}, {NULL, NULL}};
+    run = (struct run){.environment = wrong};
+    static const char *const lines[] = {
+        "environment variable ROUTE: \"b\" is not valid: it has no Kafka topic; " EXPECTED_ROUTE,
+        "environment variable ROUTE: \"c # t\" is not valid: \"t\" is too much; " EXPECTED_ROUTE,
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_every_wrong_route_is_reported(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {
+        {"route", ""}, {"route", "a one"}, {"route", "#/# two"}, {"route", NULL}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    static const char *const lines[] = {
+        "option route: \"\" is not valid: it is empty; " EXPECTED_ROUTE,
+        "option route: \"#/# two\" is not valid: filter 1 \"#/#\": " HASH_RULE "; " EXPECTED_ROUTE,
+        "option route: \"\" is not valid: it is empty; " EXPECTED_ROUTE,
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_many_lanes(void **state)
+{
+    (void)state;
+    enum {
+        N = MM_ROUTE_LANES_MAX
+    };
+    char values[N][32];
+    struct mm_option given[N + 1];
+    for (size_t i = 0; i < N; i++) {
+        snprintf(values[i], sizeof values[i], "a/%zu t%zu", i, i);
+        given[i] = (struct mm_option){"route", values[i]};
+    }
+    given[N - 1].value = "b t0";
+    given[N].name = "route";
+    given[N].value = "c mqtt";
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(mm_route_n_lanes(run.config), N);
+    assert_int_equal(run.config->n_routes, N + 1);
+    assert_int_equal(run.config->routes[N - 2].lane, N - 1);
+    end_run(&run);
+    given[N - 1].value = values[N - 1];
+    static const char *const lines[] = {
+        "option route: \"a/63 t63\" is not valid: kafka_topic and the routes before name 64 Kafka "
+        "topics; " EXPECTED_ROUTE};
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+/* A line for two Kafka topics of which Kafka lets one be made. */
+#define COLLIDE(a, b)                                          \
+    "the Kafka topics \"" a "\" and \"" b                      \
+    "\" cannot both be: Kafka's metrics have '_' for '.', so " \
+    "that the two names are one there"
+
+static void test_kafka_topics_beside_each_other(void **state)
+{
+    (void)state;
+    static const struct
+    {
+        struct mm_option given[4]; /* up to a NULL name */
+        const char *line;          /* NULL: they are good */
+    } cases[] = {
+        {{{"kafka_topic", "a.b"}, {"route", "x a_b"}}, "option route: " COLLIDE("a.b", "a_b")},
+        {{{"route", "x a_b.c"}, {"route", "y a.b_c"}}, "option route: " COLLIDE("a_b.c", "a.b_c")},
+        {{{"kafka_topic", "a.b"}, {"dead_letter_topic", "a_b"}},
+         "option dead_letter_topic: " COLLIDE("a.b", "a_b")},
+        {{{"kafka_topic", "a.b"}, {"kafka_test_topic", "a_b"}},
+         "option kafka_test_topic: " COLLIDE("a.b", "a_b")},
+        {{{"dead_letter_topic", "a.b"}, {"kafka_test_topic", "a_b"}},
+         "option kafka_test_topic: " COLLIDE("a.b", "a_b")},
+        {{{"dead_letter_topic", "mqtt"}},
+         "option dead_letter_topic: \"mqtt\" is not valid: kafka_topic goes there; expected a "
+         "Kafka "
+         "topic of its own"},
+        {{{"dead_letter_topic", "r"}, {"route", "a q"}, {"route", "b r"}},
+         "option dead_letter_topic: \"r\" is not valid: a route goes there; expected a Kafka topic "
+         "of its own"},
+        {{{"kafka_topic", "a.b"}, {"route", "x a.b"}, {"kafka_test_topic", "a.b"}}, NULL},
+        {{{"kafka_topic", "a.b"}, {"route", "x a.c"}, {"route", "y a-b"}}, NULL},
+        {{{"kafka_topic", "a.b"}, {"route", "x a_b_"}, {"dead_letter_topic", "a_"}}, NULL},
+        {{{"kafka_test_topic", "d"}, {"dead_letter_topic", "d"}}, NULL},
+    };
+    for (size_t i = 0; i < LEN_OF(cases); i++) {
+        struct run run = {.given = cases[i].given};
+        while (run.n_given < LEN_OF(cases[i].given) && run.given[run.n_given].name != NULL) {
+            run.n_given++;
+        }
+        if (cases[i].line != NULL) {
+            expect_errors(&run, &cases[i].line, 1);
+        } else {
+            expect_good(&run);
+            assert_int_equal(run.n_lines, 0);
+            end_run(&run);
+        }
+    }
+    /* Beside a topic that is not valid itself. */
+    static const struct mm_option wrong[] = {
+        {"kafka_topic", "a/b"}, {"route", "x a_b"}, {"dead_letter_topic", "a.b"}};
+    struct run run = {.given = wrong, .n_given = LEN_OF(wrong)};
+    static const char *const lines[] = {
+        "option kafka_topic: \"a/b\" is not valid: " EXPECTED_TOPIC,
+        "option dead_letter_topic: " COLLIDE("a_b", "a.b"),
+    };
+    expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_huge_number_of_routes(void **state)
+{
+    (void)state;
+    enum {
+        N = 20000
+    };
+    static const char route[] = {'a', '/', '+', ',', 'c', '/', '#', ' ', 't', '|'};
+    char *routes = repeat(' ', N * sizeof route);
+    for (size_t i = 0; i < N; i++) {
+        memcpy(routes + i * sizeof route, route, sizeof route);
+    }
+    const struct mm_option environment[] = {{"ROUTE", routes}, {NULL, NULL}};
+    struct run run = {.environment = environment};
+    expect_good(&run);
+    assert_int_equal(run.config->n_routes, N);
+    assert_int_equal(run.config->n_route_topics, 1);
+    char line[MM_LOG_LINE_LEN];
+    mm_config_describe(run.config, line, sizeof line);
+    assert_string_equal(line + strlen(line) - 4, " ...");
+    end_run(&run);
+    free(routes);
 }
 
 static void test_kafka_topic_length(void **state)
@@ -562,14 +1018,6 @@ static void test_many_brokers(void **state)
     free(list);
 }
 
-/* The options that mean something; the table must not have others. */
-static const char *const setting_names[] = {
-    "mqtt_topic",       "kafka_port",           "kafka_broker",     "kafka_topic",
-    "kafka_workers",    "kafka_retry_interval", "kafka_test_topic", "kafka_test_message",
-    "json_field_names", "spool_max_bytes",      "when_full",        "refuse_v5",
-    "health_port",      "health_address",       "log_level",
-};
-
 static void test_huge_values(void **state)
 {
     (void)state;
@@ -581,7 +1029,7 @@ static void test_huge_values(void **state)
             struct run run = {.given = &given, .n_given = 1};
             start_run(&run);
             assert_int_equal(run.rc, MM_EINVAL);
-            assert_int_equal(run.n_lines, 1);
+            assert_int_equal(count_level(&run, MM_LOG_ERROR), 1);
             assert_non_null(strstr(run.lines[0], "...\" is not valid: "));
             assert_in_range(strlen(run.lines[0]), 100, 400);
         }
@@ -691,6 +1139,9 @@ static void test_duplicates(void **state)
 {
     (void)state;
     for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+        if (strcmp(setting_names[i], "route") == 0) {
+            continue; /* may be given again */
+        }
         const struct mm_option given[] = {{setting_names[i], " a "}, {setting_names[i], "b\n"}};
         struct run run = {.given = given, .n_given = 2};
         char line[MM_LOG_LINE_LEN];
@@ -1142,12 +1593,35 @@ static void test_describe(void **state)
     expect_good(&run);
     char line[MM_LOG_LINE_LEN];
     mm_config_describe(run.config, line, sizeof line);
+    assert_string_equal(line,
+                        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
+                        "kafka_retry_interval=10 kafka_test_message=false "
+                        "json_field_names=Topic,Content spool_max_bytes=256M when_full=reject "
+                        "refuse_v5=disconnect dead_letter_max_bytes=16M health_port=8080 "
+                        "health_address=127.0.0.1 log_level=info rdkafka.linger.ms=20");
+    end_run(&run);
+}
+
+static void test_describe_on_disk(void **state)
+{
+    (void)state;
+    static const struct mm_option given[] = {{"spool_dir", "/var/lib/mm"},
+                                             {"route", "a/#,b/# t.1"},
+                                             {"kafka_test_topic", "probe"},
+                                             {"dead_letter_topic", "dead"},
+                                             {"rdkafka.linger.ms", "20"}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    char line[2 * MM_LOG_LINE_LEN];
+    mm_config_describe(run.config, line, sizeof line);
     assert_string_equal(
         line,
         "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
-        "kafka_retry_interval=10 kafka_test_message=false kafka_test_topic=\"(not set)\" "
-        "json_field_names=Topic,Content spool_max_bytes=256M when_full=reject "
-        "refuse_v5=disconnect health_port=8080 health_address=127.0.0.1 log_level=info "
+        "kafka_retry_interval=10 kafka_test_message=true kafka_test_topic=probe "
+        "json_field_names=Topic,Content spool_dir=/var/lib/mm spool_max_bytes=1G "
+        "spool_sync=interval spool_sync_interval_ms=500 spool_min_free=auto spool_writer=auto "
+        "when_full=reject refuse_v5=disconnect dead_letter_max_bytes=64M dead_letter_topic=dead "
+        "health_port=8080 health_address=127.0.0.1 log_level=info route=\"a/#,b/# t.1\" "
         "rdkafka.linger.ms=20");
     end_run(&run);
 }
@@ -1239,35 +1713,48 @@ static void test_reference_write_error(void **state)
     fclose(full);
 }
 
-/* The default in the reference is what a value of that text gives. */
+/* Give an option the value that the reference calls its default; nothing else may change. */
+static void expect_default(const char *name, const char *value, const char *dir)
+{
+    const struct mm_option given[] = {{name, value}, {"spool_dir", dir}};
+    struct run run = {.given = given, .n_given = dir != NULL ? 2 : 1};
+    struct run plain = {.given = &given[1], .n_given = dir != NULL ? 1 : 0};
+    expect_good(&run);
+    expect_good(&plain);
+    char line[MM_LOG_LINE_LEN];
+    char expected[MM_LOG_LINE_LEN];
+    mm_config_describe(run.config, line, sizeof line);
+    mm_config_describe(plain.config, expected, sizeof expected);
+    assert_string_equal(line, expected);
+    end_run(&run);
+    end_run(&plain);
+}
+
 static void test_defaults_can_be_given(void **state)
 {
     (void)state;
-    struct run plain = {.given = NULL};
-    expect_good(&plain);
-    char expected[MM_LOG_LINE_LEN];
-    mm_config_describe(plain.config, expected, sizeof expected);
-    end_run(&plain);
     char *text = write_reference();
     size_t n_rows = 0;
+    size_t n_on_disk = 0;
     for (const char *row = strstr(text, "\n| `"); row != NULL; row = strstr(row + 1, "\n| `")) {
         char name[64];
         char variable[64];
         char value[64];
-        if (sscanf(row, "\n| `%63[a-z_0-9]` | `%63[A-Z_0-9]` | `%63[^`]`", name, variable, value) <
-            3) {
+        char on_disk[64];
+        int n_found = sscanf(row,
+                             "\n| `%63[a-z_0-9]` | `%63[A-Z_0-9]` | `%63[^`]`, or `%63[^`]` when "
+                             "`spool_dir` is set |",
+                             name, variable, value, on_disk);
+        if (n_found < 3) {
             continue;
         }
         n_rows++;
-        const struct mm_option given = {name, value};
-        struct run run = {.given = &given, .n_given = 1};
-        expect_good(&run);
-        char line[MM_LOG_LINE_LEN];
-        mm_config_describe(run.config, line, sizeof line);
-        assert_string_equal(line, expected);
-        end_run(&run);
+        n_on_disk += n_found == 4;
+        expect_default(name, value, NULL);
+        expect_default(name, n_found == 4 ? on_disk : value, "/d");
     }
-    assert_int_equal(n_rows, LEN_OF(setting_names) - 1); /* kafka_test_topic has no default */
+    assert_int_equal(n_rows, LEN_OF(setting_names) - LEN_OF(names_without_default));
+    assert_int_equal(n_on_disk, 2);
     free(text);
 }
 
@@ -1277,9 +1764,18 @@ static void test_out_of_memory(void **state)
 {
     (void)state;
     static const struct mm_option given[] = {
-        {"mqtt_topic", "a,b"},       {"kafka_broker", "k1,k2"},      {"kafka_test_topic", "t"},
-        {"json_field_names", "a,b"}, {"health_address", "all"},      {"mqtt_broker", "x"},
-        {"rdkafka.linger.ms", "20"}, {"rdkafka.sasl.password", "x"},
+        {"mqtt_topic", "a,b"},
+        {"kafka_broker", "k1,k2"},
+        {"kafka_test_topic", "t"},
+        {"json_field_names", "a,b"},
+        {"health_address", "all"},
+        {"mqtt_broker", "x"},
+        {"rdkafka.linger.ms", "20"},
+        {"rdkafka.sasl.password", "x"},
+        {"spool_dir", "/d"},
+        {"dead_letter_topic", "d"},
+        {"route", "a t"},
+        {"route", "b t"},
     };
     static const struct mm_option environment[] = {
         {"KAFKA_TOPIC", "t"}, {"WHEN_FULL", ""}, {NULL, NULL}};
@@ -1298,9 +1794,9 @@ static void test_out_of_memory(void **state)
     }
     assert_int_equal(run.rc, 0);
     end_run(&run);
-    /* The settings 2; gathered: options 6, variables 2, properties 4; applied: filters 2, brokers
-     * 2, names 3, other texts 3. */
-    assert_int_equal(n, 24);
+    /* The settings 2; gathered: options 10 and 1 to join the routes, variables 2, properties 4;
+     * applied: filters 2, brokers 2, names 3, routes 3, other texts 5; all filters together 2. */
+    assert_int_equal(n, 36);
 }
 
 /* mm_error, which has no test of its own */
@@ -1415,7 +1911,18 @@ int main(void)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_all_given),
         cmocka_unit_test(test_good_values),
+        cmocka_unit_test(test_good_values_on_disk),
         cmocka_unit_test(test_bad_values),
+        cmocka_unit_test(test_bad_values_on_disk),
+        cmocka_unit_test(test_path_length),
+        cmocka_unit_test(test_defaults_on_disk),
+        cmocka_unit_test(test_options_without_effect_in_memory),
+        cmocka_unit_test(test_routes_are_kept_in_order),
+        cmocka_unit_test(test_routes_of_the_environment),
+        cmocka_unit_test(test_every_wrong_route_is_reported),
+        cmocka_unit_test(test_many_lanes),
+        cmocka_unit_test(test_kafka_topics_beside_each_other),
+        cmocka_unit_test(test_huge_number_of_routes),
         cmocka_unit_test(test_kafka_topic_length),
         cmocka_unit_test(test_host_length),
         cmocka_unit_test(test_many_brokers),
@@ -1445,6 +1952,7 @@ int main(void)
         cmocka_unit_test(test_huge_property_value_is_kept),
         cmocka_unit_test(test_secrets_are_never_shown),
         cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_describe_on_disk),
         cmocka_unit_test(test_describe_is_bounded),
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_reference_write_error),

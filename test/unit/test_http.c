@@ -29,6 +29,7 @@
 
 #include <cmocka.h>
 
+#define LETTER_ID "01234567-89ab-4cde-8f01-23456789abcd"
 #define SPOOL_BYTES 262144
 
 /* What the server should take in all: its connections, and a few descriptors more. */
@@ -62,13 +63,19 @@ struct server
 static struct server start_on(const char *address)
 {
     struct server s = {0};
-    struct mm_metrics_info info = {
-        .version = "1", .librdkafka = "2", .mosquitto = "3", .n_workers = 2};
+    static const char *const topics[] = {"mqtt"};
+    struct mm_metrics_info info = {.version = "1",
+                                   .librdkafka = "2",
+                                   .mosquitto = "3",
+                                   .n_workers = 2,
+                                   .n_lanes = 1,
+                                   .kafka_topics = topics};
     struct mm_spool_options spool = {.max_bytes = SPOOL_BYTES, .n_readers = 2};
     char errstr[256] = "";
     assert_int_equal(mm_metrics_new(&info, &s.metrics), 0);
     assert_int_equal(mm_spool_open(&spool, &s.spool, errstr, sizeof errstr), 0);
-    assert_int_equal(mm_dead_new((size_t)100 * 1024 * 1024, mm_spool_uuid(s.spool), &s.dead), 0);
+    struct mm_dead_options dead = {.max_bytes = (uint64_t)100 * 1024 * 1024};
+    assert_int_equal(mm_dead_open(&dead, &s.dead, errstr, sizeof errstr), 0);
     assert_int_equal(mm_log_new(MM_LOG_TRACE, &s.log), 0);
     struct mm_http_options opts = {
         .address = address, .metrics = s.metrics, .spool = s.spool, .dead = s.dead, .log = s.log};
@@ -85,7 +92,7 @@ static struct server start(void)
 
 static void free_all_but_http(struct server *s)
 {
-    mm_dead_free(s->dead);
+    mm_dead_close(s->dead);
     mm_spool_close(s->spool);
     mm_metrics_free(s->metrics);
     mm_log_free(s->log);
@@ -241,7 +248,8 @@ static void check(const struct server *s,
 static void fill_spool(struct server *s)
 {
     static const char payload[1000];
-    struct mm_record r = {.type = MM_RECORD_MESSAGE,
+    struct mm_record r = {.flags = 1,
+                          .type = MM_RECORD_MESSAGE,
                           .topic = "t",
                           .topic_len = 1,
                           .payload = payload,
@@ -271,6 +279,11 @@ static void test_pages_of_health(void **state)
     check(&s, "GET", "/healthz", 423, PLAIN, "not ready");
     check(&s, "GET", "/readyz", 200, PLAIN, "ok\n");
     reach_kafka(&s, 1);
+    mm_metrics_park_set(s.metrics, 0, 1, 0, 100);
+    check(&s, "GET", "/healthz", 423, PLAIN, "not ready");
+    check(&s, "GET", "/readyz", 200, PLAIN, "ok\n");
+    mm_metrics_park_set(s.metrics, 0, 0, 0, 0);
+    check(&s, "GET", "/healthz", 200, PLAIN, "ok");
     mm_gauge_set(&mm_metrics_worker(s.metrics, 1)->heartbeat_ns, 1);
     if (monotonic_ms() > 31000) {
         check(&s, "GET", "/livez", 503, PLAIN, "not live: a worker thread does not move\n");
@@ -351,7 +364,7 @@ static void test_dead_letters(void **state)
     for (size_t i = 0; i < 1000000; i++) {
         payload[i] = (char)(i * 7);
     }
-    struct mm_dead_letter letter = {.seq = 42,
+    struct mm_dead_letter letter = {.id = LETTER_ID "-42",
                                     .topic = "a",
                                     .topic_len = 1,
                                     .payload = payload,
@@ -361,7 +374,7 @@ static void test_dead_letters(void **state)
                                     .reason = "r"};
     assert_int_equal(mm_dead_add(s.dead, &letter), 0);
     char path[128];
-    snprintf(path, sizeof path, "/dead/%s-42", mm_spool_uuid(s.spool));
+    snprintf(path, sizeof path, "/dead/" LETTER_ID "-42");
     struct reply r = ask(&s, "GET", path);
     assert_int_equal(r.status, 200);
     assert_true(has_header(&r, "Content-Type: application/octet-stream"));
@@ -373,9 +386,9 @@ static void test_dead_letters(void **state)
     free(r.text);
     check(&s, "GET", "/dead/x", 404, PLAIN, "no such dead letter, or its payload was not kept\n");
     letter = (struct mm_dead_letter){
-        .seq = 43, .topic = "", .kafka_topic = "", .error = "", .reason = ""};
+        .id = LETTER_ID "-43", .topic = "", .kafka_topic = "", .error = "", .reason = ""};
     assert_int_equal(mm_dead_add(s.dead, &letter), 0);
-    snprintf(path, sizeof path, "/dead/%s-43", mm_spool_uuid(s.spool));
+    snprintf(path, sizeof path, "/dead/" LETTER_ID "-43");
     check(&s, "GET", path, 200, "application/octet-stream", "");
     free(payload);
     stop(&s);
@@ -706,7 +719,7 @@ static void add_large_letter(struct server *s, char *request, size_t request_len
     size_t len = (size_t)40 * 1024 * 1024;
     char *payload = calloc(1, len);
     assert_non_null(payload);
-    struct mm_dead_letter letter = {.seq = 1,
+    struct mm_dead_letter letter = {.id = LETTER_ID "-1",
                                     .topic = "",
                                     .payload = payload,
                                     .payload_len = len,
@@ -715,8 +728,7 @@ static void add_large_letter(struct server *s, char *request, size_t request_len
                                     .reason = ""};
     assert_int_equal(mm_dead_add(s->dead, &letter), 0);
     free(payload);
-    snprintf(request, request_len, "GET /dead/%s-1 HTTP/1.1\r\nHost: x\r\n\r\n",
-             mm_spool_uuid(s->spool));
+    snprintf(request, request_len, "GET /dead/" LETTER_ID "-1 HTTP/1.1\r\nHost: x\r\n\r\n");
 }
 
 static void test_waiting_for_slow_clients_costs_nothing(void **state)

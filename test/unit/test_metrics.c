@@ -1,3 +1,4 @@
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_metrics.h"
 #include "mm_spool.h"
@@ -18,11 +19,18 @@
 
 #define SPOOL_BYTES 262144
 
-static uint64_t monotonic_ns(void)
+/* What the log tells of a disk, in place of its own figures (the linker's --wrap). */
+static const struct mm_spool_stats *disk_stats;
+
+void __real_mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out);
+void __wrap_mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out);
+void __wrap_mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
+    if (disk_stats != NULL) {
+        *out = *disk_stats;
+    } else {
+        __real_mm_spool_stats(s, out);
+    }
 }
 
 static struct mm_spool *open_spool(uint32_t n_readers)
@@ -34,13 +42,26 @@ static struct mm_spool *open_spool(uint32_t n_readers)
     return s;
 }
 
-static struct mm_metrics *new_metrics(uint32_t n_workers)
+static struct mm_metrics *new_metrics_of(uint32_t n_workers, uint32_t n_lanes, bool sync_always)
 {
+    static const char *const topics[] = {"mqtt", "to\"pic", "other"};
     struct mm_metrics_info info = {
-        .version = "1.2.3", .librdkafka = "2.0.2", .mosquitto = "2.0.11", .n_workers = n_workers};
+        .version = "1.2.3",
+        .librdkafka = "2.0.2",
+        .mosquitto = "2.0.11",
+        .n_workers = n_workers,
+        .n_lanes = n_lanes,
+        .kafka_topics = topics,
+        .sync_always = sync_always,
+    };
     struct mm_metrics *m;
     assert_int_equal(mm_metrics_new(&info, &m), 0);
     return m;
+}
+
+static struct mm_metrics *new_metrics(uint32_t n_workers)
+{
+    return new_metrics_of(n_workers, 0, false);
 }
 
 static int append(struct mm_spool *s, unsigned int number, size_t payload_len)
@@ -48,7 +69,8 @@ static int append(struct mm_spool *s, unsigned int number, size_t payload_len)
     static const char payload[SPOOL_BYTES];
     char topic[32];
     snprintf(topic, sizeof topic, "t/%u", number);
-    struct mm_record r = {.type = MM_RECORD_MESSAGE,
+    struct mm_record r = {.flags = 1,
+                          .type = MM_RECORD_MESSAGE,
                           .topic = topic,
                           .topic_len = (uint16_t)strlen(topic),
                           .payload = payload,
@@ -62,7 +84,7 @@ static void reach_kafka(struct mm_metrics *m, uint32_t k)
     mm_gauge_set(&mm_metrics_worker(m, k)->kafka_was_up, 1);
 }
 
-static char *page_of(const struct mm_metrics *m, const struct mm_spool *s)
+static char *page_of(const struct mm_metrics *m, struct mm_spool *s)
 {
     char *text = NULL;
     size_t len = 0;
@@ -143,8 +165,7 @@ static void test_each_message_is_in_one_place(void **state)
     uint64_t n_delivered = 0;
     for (uint32_t k = 0; k < 3; k++) {
         struct mm_metrics_worker *w = mm_metrics_worker(m, k);
-        uint64_t n = mm_spool_appended(s, k);
-        assert_true(n > 10);
+        uint64_t n = k == 0 ? 40 : 30; /* of 100 */
         mm_gauge_set(&w->taken, n);
         mm_gauge_set(&w->held, 2);
         mm_counter_add(&w->dead_lettered[MM_DEAD_INVALID], 1);
@@ -205,7 +226,7 @@ static void test_a_difference_is_shown_with_its_sign(void **state)
  */
 
 static void check_health(const struct mm_metrics *m,
-                         const struct mm_spool *s,
+                         struct mm_spool *s,
                          bool live,
                          bool ready,
                          const char *reason)
@@ -258,7 +279,7 @@ static void test_a_worker_that_stands_still(void **state)
     reach_kafka(m, 0);
     reach_kafka(m, 1);
     /* The machine may have started less than 31 s ago. */
-    uint64_t now = monotonic_ns();
+    uint64_t now = mm_clock_monotonic_ns();
     uint64_t half_minute = 31 * UINT64_C(1000000000);
     uint64_t old = now > half_minute ? now - half_minute : 1;
     mm_gauge_set(&mm_metrics_worker(m, 0)->heartbeat_ns, now);
@@ -280,6 +301,7 @@ static void test_health_of_the_spool(void **state)
     reach_kafka(m, 0);
     check_health(m, s, true, true, "ok");
     unsigned int n = 0;
+    unsigned int n_tight = 0;
     /* A segment that is being prepared just now is no room yet. */
     for (int n_failed = 0; n_failed < 5;) {
         if (append(s, n, 100) != 0) {
@@ -294,9 +316,15 @@ static void test_health_of_the_spool(void **state)
         struct mm_snapshot shot;
         mm_metrics_snapshot(m, s, &shot);
         bool below = stats.used_bytes < SPOOL_BYTES - SPOOL_BYTES / 10;
-        assert_int_equal(shot.ready, below);
-        assert_string_equal(shot.reason, below ? "ok" : "the spool is more than 90 % used");
+        /* Nearly full it may be before: when the last segment is the tail. */
+        bool tight = strcmp(shot.reason, "the spool is nearly full") == 0;
+        n_tight += tight;
+        assert_int_equal(shot.ready, below && !tight);
+        if (!tight) {
+            assert_string_equal(shot.reason, below ? "ok" : "the spool is more than 90 % used");
+        }
     }
+    assert_true(n_tight < n / 2);
     check_health(m, s, true, false, "the spool is full");
     /* What /readyz has to tell comes first. */
     mm_gauge_set(&mm_metrics_worker(m, 0)->kafka_up, 0);
@@ -304,6 +332,212 @@ static void test_health_of_the_spool(void **state)
     char *page = page_of(m, s);
     check_line(page, "metamorphosis_spool_full 1");
     free(page);
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
+/* --- the disk -----------------------------------------------------------------------------------
+ */
+
+static const struct mm_spool_stats good_disk = {.limit_bytes = 1000,
+                                                .used_bytes = 899,
+                                                .on_disk = true,
+                                                .free_bytes = 5000};
+
+static void check_disk(bool sync_always, struct mm_spool_stats stats, bool ready, const char *why)
+{
+    struct mm_metrics *m = new_metrics_of(1, 0, sync_always);
+    struct mm_spool *s = open_spool(1);
+    reach_kafka(m, 0);
+    disk_stats = &stats;
+    check_health(m, s, true, ready, why);
+    disk_stats = NULL;
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
+static void test_health_of_the_disk(void **state)
+{
+    (void)state;
+    struct mm_spool_stats stats = good_disk;
+    check_disk(true, stats, true, "ok");
+    stats.used_bytes = 900;
+    check_disk(true, stats, false, "the spool is more than 90 % used");
+    stats.drop_oldest = true;
+    check_disk(true, stats, true, "ok");
+
+    stats = good_disk;
+    stats.degraded = true; /* a matter of power failures only, unless each message is synced */
+    check_disk(false, stats, true, "ok");
+    check_disk(true, stats, false, "the spool's disk fails to sync");
+
+    stats = good_disk;
+    stats.low_space = true;
+    check_disk(false, stats, false, "the spool's disk is short of space");
+    stats.drop_oldest = true;
+    check_disk(false, stats, false, "the spool's disk is short of space");
+    stats.degraded = true;
+    check_disk(true, stats, false, "the spool's disk fails to sync");
+    stats.full = true;
+    check_disk(true, stats, false, "the spool is full, and its disk short of space");
+    stats.low_space = false;
+    check_disk(true, stats, false, "the spool is full");
+}
+
+static void test_figures_of_the_disk(void **state)
+{
+    (void)state;
+    struct mm_metrics *m = new_metrics(1);
+    struct mm_spool *s = open_spool(1);
+    char *page = page_of(m, s);
+    check_line(page, "metamorphosis_spool_on_disk 0");
+    check_line(page, "metamorphosis_spool_last_sync_timestamp_seconds 0.000");
+    free(page);
+    struct mm_spool_stats stats = {
+        .limit_bytes = 1000,
+        .n_lost = 3,
+        .on_disk = true,
+        .degraded = true,
+        .low_space = true,
+        .free_bytes = 4001,
+        .n_synced = 4002,
+        .n_io_errors = 4003,
+        .n_bad_files = 4004,
+        .synced_ms = 1700000000005,
+        .unsynced_bytes = 4006,
+        .sync_max_ns = 12000000007,
+    };
+    disk_stats = &stats;
+    page = page_of(m, s);
+    disk_stats = NULL;
+    check_line(page, "metamorphosis_spool_on_disk 1");
+    check_line(page, "metamorphosis_spool_degraded 1");
+    check_line(page, "metamorphosis_spool_low_space 1");
+    check_line(page, "metamorphosis_spool_free_bytes 4001");
+    check_line(page, "metamorphosis_spool_syncs_total 4002");
+    check_line(page, "metamorphosis_spool_io_errors_total 4003");
+    check_line(page, "metamorphosis_spool_bad_files 4004");
+    check_line(page, "metamorphosis_spool_last_sync_timestamp_seconds 1700000000.005");
+    check_line(page, "metamorphosis_spool_unsynced_bytes 4006");
+    check_line(page, "metamorphosis_spool_sync_duration_max_seconds 12.000000007");
+    check_line(page, "metamorphosis_messages_dropped_total{reason=\"lost\"} 3");
+    check_line(page, "metamorphosis_ledger_difference -3"); /* nobody had received them */
+    free(page);
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
+/* --- parked Kafka topics ------------------------------------------------------------------------
+ */
+
+static void test_parked_topics_are_in_the_spool(void **state)
+{
+    (void)state;
+    struct mm_metrics *m = new_metrics_of(1, 3, false);
+    struct mm_spool *s = open_spool(1);
+    reach_kafka(m, 0);
+    /* 100 messages: 60 delivered, 40 parked, of which 4 are delivered later, 1 is given up, 2 are
+     * lost and 3 are held. */
+    for (unsigned int i = 0; i < 100; i++) {
+        assert_int_equal(append(s, i, 10), 0);
+    }
+    mm_counter_add(&mm_metrics_broker(m)->received[1], 100);
+    mm_counter_add(&mm_metrics_broker(m)->spooled, 100);
+    struct mm_metrics_worker *w = mm_metrics_worker(m, 0);
+    mm_gauge_set(&w->taken, 100);
+    mm_counter_add(&w->delivered, 60);
+    mm_counter_add(&w->parked, 40);
+    mm_metrics_park_set(m, 1, 30, 0, 3000);
+    mm_metrics_park_set(m, 2, 8, 2, 800);
+    struct mm_metrics_worker *lane = mm_metrics_park(m, 2);
+    mm_gauge_set(&lane->taken, 8);
+    mm_gauge_set(&lane->held, 3);
+    mm_gauge_set(&lane->oldest_ms, 1700000000001);
+    mm_gauge_set(&lane->retry_at_ms, 1700000020000);
+    mm_gauge_set(&mm_metrics_park(m, 1)->retry_at_ms, 1700000010000);
+    mm_gauge_set(&mm_metrics_park(m, 0)->retry_at_ms, 1700000000000); /* of old */
+    mm_counter_add(&lane->delivered, 4);
+    mm_counter_add(&lane->dead_lettered[MM_DEAD_INVALID], 1);
+    mm_histogram_latency(&lane->latency, 1);
+
+    check_health(m, s, true, true, "a Kafka topic is parked");
+    struct mm_spool_stats stats;
+    mm_spool_stats(s, &stats);
+    struct mm_snapshot shot;
+    mm_metrics_snapshot(m, s, &shot);
+    assert_int_equal(shot.ledger_difference, 0);
+    assert_int_equal(shot.in_spool, 33);
+    assert_int_equal(shot.parked, 33);
+    assert_int_equal(shot.delivered, 64);
+    assert_int_equal(shot.dropped, 2);
+    assert_int_equal(shot.spool.used_bytes, stats.used_bytes + 3800);
+    assert_int_equal(shot.oldest_ms, 1700000000001);
+    char *page = page_of(m, s);
+    check_line(page, "metamorphosis_spool_messages 33");
+    check_line(page, "metamorphosis_parked_messages 33");
+    check_line(page, "metamorphosis_parked_bytes 3800");
+    check_line(page, "metamorphosis_parked_topics 2");
+    check_line(page, "metamorphosis_parked_retry_timestamp_seconds 1700000010.000");
+    check_line(page, "metamorphosis_parked_topic_messages{kafka_topic=\"to\\\"pic\"} 30");
+    check_line(page, "metamorphosis_parked_topic_messages{kafka_topic=\"other\"} 3");
+    assert_null(strstr(page, "kafka_topic=\"mqtt\""));
+    check_line(page, "metamorphosis_messages_parked_total 40");
+    check_line(page, "metamorphosis_worker_delivered_total{worker=\"0\"} 60");
+    check_line(page, "metamorphosis_delivery_latency_seconds_count 1");
+    free(page);
+
+    /* All delivered. */
+    mm_gauge_set(&lane->held, 0);
+    mm_counter_add(&lane->delivered, 3);
+    mm_gauge_set(&mm_metrics_park(m, 1)->taken, 30);
+    mm_counter_add(&mm_metrics_park(m, 1)->delivered, 30);
+    check_health(m, s, true, true, "ok");
+    page = page_of(m, s);
+    check_line(page, "metamorphosis_ledger_difference 0");
+    check_line(page, "metamorphosis_spool_messages 0");
+    check_line(page, "metamorphosis_parked_topics 0");
+    check_line(page, "metamorphosis_parked_retry_timestamp_seconds 0.000");
+    assert_null(strstr(page, "kafka_topic"));
+    free(page);
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
+/* What is parked takes room too. */
+static void test_parked_bytes_count_against_the_limit(void **state)
+{
+    (void)state;
+    struct mm_metrics *m = new_metrics_of(1, 1, false);
+    struct mm_spool *s = open_spool(1);
+    reach_kafka(m, 0);
+    struct mm_spool_stats stats = good_disk;
+    stats.used_bytes = 500;
+    disk_stats = &stats;
+    mm_metrics_park_set(m, 0, 1, 0, 399);
+    check_health(m, s, true, true, "a Kafka topic is parked");
+    mm_metrics_park_set(m, 0, 1, 0, 400);
+    check_health(m, s, true, false, "the spool is more than 90 % used");
+    disk_stats = NULL;
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
+static void test_a_parked_worker_that_stands_still(void **state)
+{
+    (void)state;
+    struct mm_metrics *m = new_metrics_of(1, 1, false);
+    struct mm_spool *s = open_spool(1);
+    reach_kafka(m, 0);
+    struct mm_metrics_worker *lane = mm_metrics_park(m, 0);
+    mm_gauge_set(&lane->heartbeat_ns, 1);
+    if (mm_clock_monotonic_ns() > 31 * UINT64_C(1000000000)) {
+        check_health(m, s, false, true, "a worker thread does not move");
+    }
+    mm_gauge_set(&lane->state, MM_WORKER_STOPPED);
+    check_health(m, s, true, true, "ok");
+    mm_gauge_set(&lane->state, MM_WORKER_RUNNING);
+    mm_gauge_set(&lane->heartbeat_ns, 0);
+    check_health(m, s, true, true, "ok");
     mm_spool_close(s);
     mm_metrics_free(m);
 }
@@ -589,9 +823,10 @@ static void read_sample(const char *line, struct family *f)
 static void test_every_line_is_well_formed(void **state)
 {
     (void)state;
-    struct mm_metrics *m = new_metrics(3);
+    struct mm_metrics *m = new_metrics_of(3, 3, true);
     struct mm_spool *s = open_spool(3);
     mm_counter_add(&mm_metrics_worker(m, 0)->delivered, 1);
+    mm_metrics_park_set(m, 1, 1, 0, 1);
     char *page = page_of(m, s);
     assert_int_equal(page[strlen(page) - 1], '\n');
     static struct family families[200];
@@ -607,7 +842,7 @@ static void test_every_line_is_well_formed(void **state)
         }
         assert_true(n < 200);
     }
-    assert_int_equal(n, 42);
+    assert_int_equal(n, 59);
     for (size_t i = 0; i < n; i++) {
         struct family *f = &families[i];
         assert_true(f->n_samples > 0);
@@ -636,14 +871,14 @@ static void test_a_page_of_64_workers_is_quick(void **state)
     for (uint32_t k = 0; k < 64; k++) {
         mm_counter_add(&mm_metrics_worker(m, k)->delivered, UINT64_MAX / 100);
     }
-    uint64_t start = monotonic_ns();
+    uint64_t start = mm_clock_monotonic_ns();
     size_t len = 0;
     for (int i = 0; i < N; i++) {
         char *page = page_of(m, s);
         len = strlen(page);
         free(page);
     }
-    uint64_t us = (monotonic_ns() - start) / 1000 / N;
+    uint64_t us = (mm_clock_monotonic_ns() - start) / 1000 / N;
     print_message("a page of 64 workers: %zu bytes, %" PRIu64 " us\n", len, us);
     assert_true(us < 50000); /* far off: sanitizers and loaded machines */
     mm_spool_close(s);
@@ -734,6 +969,11 @@ int main(void)
         cmocka_unit_test(test_health_of_kafka),
         cmocka_unit_test(test_a_worker_that_stands_still),
         cmocka_unit_test(test_health_of_the_spool),
+        cmocka_unit_test(test_health_of_the_disk),
+        cmocka_unit_test(test_figures_of_the_disk),
+        cmocka_unit_test(test_parked_topics_are_in_the_spool),
+        cmocka_unit_test(test_parked_bytes_count_against_the_limit),
+        cmocka_unit_test(test_a_parked_worker_that_stands_still),
         cmocka_unit_test(test_histogram_of_the_callback),
         cmocka_unit_test(test_histogram_of_the_workers_is_added_up),
         cmocka_unit_test(test_bounds_are_what_their_labels_say),

@@ -1,0 +1,299 @@
+/* What is told of the settings: the start log's line, and the reference of all options. */
+#include "mm_config.h"
+
+#include "mm_error.h"
+#include "mm_options.h"
+#include "mm_property.h"
+#include "mm_route.h"
+#include "mm_text.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Write an option's value as a user would; nothing when it is not set. */
+typedef void show_fn(const struct mm_config *config,
+                     const struct mm_option_def *def,
+                     char *dst,
+                     size_t dst_len);
+
+static uint64_t load_number(const struct mm_config *config, const struct mm_option_def *def)
+{
+    const void *field = (const char *)config + def->offset;
+    uint8_t n8;
+    uint16_t n16;
+    uint32_t n32;
+    uint64_t n64;
+    switch (def->size) {
+        case sizeof n8:
+            memcpy(&n8, field, sizeof n8);
+            return n8;
+        case sizeof n16:
+            memcpy(&n16, field, sizeof n16);
+            return n16;
+        case sizeof n32:
+            memcpy(&n32, field, sizeof n32);
+            return n32;
+        default:
+            assert(def->size == sizeof n64);
+            memcpy(&n64, field, sizeof n64);
+            return n64;
+    }
+}
+
+static const char *load_text(const struct mm_config *config, const struct mm_option_def *def)
+{
+    const char *text;
+    memcpy(&text, (const char *)config + def->offset, sizeof text);
+    return text;
+}
+
+static void show_number(const struct mm_config *config,
+                        const struct mm_option_def *def,
+                        char *dst,
+                        size_t dst_len)
+{
+    snprintf(dst, dst_len, "%" PRIu64, load_number(config, def));
+}
+
+static void show_size(const struct mm_config *config,
+                      const struct mm_option_def *def,
+                      char *dst,
+                      size_t dst_len)
+{
+    mm_option_format_size(load_number(config, def), dst, dst_len);
+}
+
+static void show_size_or_auto(const struct mm_config *config,
+                              const struct mm_option_def *def,
+                              char *dst,
+                              size_t dst_len)
+{
+    if (load_number(config, def) == UINT64_MAX) {
+        snprintf(dst, dst_len, "auto");
+    } else {
+        show_size(config, def, dst, dst_len);
+    }
+}
+
+static void show_word(const struct mm_config *config,
+                      const struct mm_option_def *def,
+                      char *dst,
+                      size_t dst_len)
+{
+    const struct mm_option_word *word = def->words;
+    while (word->name != NULL && word->value != load_number(config, def)) {
+        word++;
+    }
+    snprintf(dst, dst_len, "%s", word->name != NULL ? word->name : "?");
+}
+
+static void show_text(const struct mm_config *config,
+                      const struct mm_option_def *def,
+                      char *dst,
+                      size_t dst_len)
+{
+    const char *text = load_text(config, def);
+    if (text == NULL) {
+        text = "";
+    }
+    mm_printable(text, strlen(text), dst, dst_len);
+}
+
+static void show_field_names(const struct mm_config *config,
+                             const struct mm_option_def *def,
+                             char *dst,
+                             size_t dst_len)
+{
+    (void)def;
+    char topic[MM_PRINTABLE_LEN];
+    char content[MM_PRINTABLE_LEN];
+    snprintf(
+        dst, dst_len, "%s,%s",
+        mm_printable(config->json_topic_name, strlen(config->json_topic_name), topic, sizeof topic),
+        mm_printable(config->json_content_name, strlen(config->json_content_name), content,
+                     sizeof content));
+}
+
+/* By type; NULL: shown with another option or on its own. */
+static show_fn *const shows[MM_N_TYPES] = {
+    [MM_TYPE_NUMBER] = show_number,
+    [MM_TYPE_SIZE] = show_size,
+    [MM_TYPE_SIZE_OR_AUTO] = show_size_or_auto,
+    [MM_TYPE_WORD] = show_word,
+    [MM_TYPE_FILTERS] = show_text,
+    [MM_TYPE_BROKERS] = show_text,
+    [MM_TYPE_KAFKA_TOPIC] = show_text,
+    [MM_TYPE_FIELD_NAMES] = show_field_names,
+    [MM_TYPE_PATH] = show_text,
+    [MM_TYPE_ADDRESS] = show_text,
+};
+
+/* A line under construction. */
+struct line
+{
+    char *dst;
+    size_t len;
+    size_t used;
+};
+
+/* Add " name=value" if it fits whole; else the line ends in " ...". */
+static bool add_pair(struct line *line, const char *name, const char *value)
+{
+    static const char more[] = " ...";
+    const char *quote = strchr(value, ' ') != NULL ? "\"" : "";
+    char pair[MM_LOG_LINE_LEN];
+    snprintf(pair, sizeof pair, "%s%s=%s%s%s", line->used > 0 ? " " : "", name, quote, value,
+             quote);
+    size_t pair_len = strlen(pair);
+    if (line->used + pair_len + sizeof more <= line->len) {
+        memcpy(line->dst + line->used, pair, pair_len + 1);
+        line->used += pair_len;
+        return true;
+    }
+    snprintf(line->dst + line->used, line->len - line->used, "%s", more);
+    return false;
+}
+
+/* Add the options that count and are set. */
+static bool add_options(struct line *line, const struct mm_config *config)
+{
+    char value[192];
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        const struct mm_option_def *def = &mm_option_defs[i];
+        if (def->kind != MM_OPTION_SETTING || shows[def->type] == NULL ||
+            (def->on_disk_only && config->spool_dir == NULL)) {
+            continue;
+        }
+        shows[def->type](config, def, value, sizeof value);
+        if (value[0] != '\0' && !add_pair(line, def->name, value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool add_routes(struct line *line, const struct mm_config *config)
+{
+    for (size_t i = 0; i < config->n_routes; i++) {
+        const struct mm_config_route *route = &config->routes[i];
+        char filters[192];
+        char value[512];
+        snprintf(
+            value, sizeof value, "%s %s",
+            mm_printable(route->mqtt_filters, strlen(route->mqtt_filters), filters, sizeof filters),
+            mm_route_kafka_topic(config, route->lane));
+        if (!add_pair(line, "route", value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_len)
+{
+    struct line line = {.dst = dst, .len = dst_len, .used = 0};
+    char value[192];
+    if (!add_options(&line, config) || !add_routes(&line, config)) {
+        return;
+    }
+    for (size_t i = 0; i < config->n_properties; i++) {
+        const struct mm_config_property *property = &config->properties[i];
+        const char *shown = mm_property_is_secret(property->name) ? "***" : property->value;
+        char name[192];
+        snprintf(name, sizeof name, MM_PROPERTY_PREFIX "%s", property->name);
+        mm_printable(shown, strlen(shown), value, sizeof value);
+        if (!add_pair(&line, name, value)) {
+            return;
+        }
+    }
+}
+
+static void write_option(FILE *stream, const struct mm_option_def *def)
+{
+    char variable[MM_OPTION_NAME_LEN];
+    char expected[MM_LOG_LINE_LEN];
+    mm_option_expected(def, expected, sizeof expected);
+    fprintf(stream, "| `%s` | `%s` | ", def->name, mm_option_variable(def, variable));
+    if (def->fallback != NULL) {
+        fprintf(stream, "`%s`", def->fallback);
+    } else {
+        fputs("not set", stream);
+    }
+    if (def->fallback_on_disk != NULL) {
+        fprintf(stream, ", or `%s` when `spool_dir` is set", def->fallback_on_disk);
+    }
+    fputs(" | ", stream);
+    for (const char *c = expected; *c != '\0'; c++) {
+        fprintf(stream, *c == '<' ? "\\%c" : "%c", *c); /* no HTML */
+    }
+    fprintf(stream, " | %s |\n", def->meaning);
+}
+
+static void write_routes(FILE *stream)
+{
+    fprintf(
+        stream,
+        "\n## Routes\n\n"
+        "A `route` is `<filters> <kafka topic>`, and there may be several:\n\n"
+        "    plugin_opt_route plant/+/alarm,office/+/alarm alarms\n"
+        "    plugin_opt_route plant/# plant\n\n"
+        "- The routes are asked in their order, and the first with a filter that matches says "
+        "where a message goes; when none does, it goes to `kafka_topic`.\n"
+        "- What the filters of a route match is carried, whether `mqtt_topic` matches it or not.\n"
+        "- Filters are written as in `mqtt_topic`, but without a blank inside: `+` stands for a "
+        "level that has one.\n"
+        "- A message is routed when it is sent, not when it is stored: a new route counts also for "
+        "what waits in the spool.\n"
+        "- `kafka_topic` and the routes name at most %d Kafka topics. They must not differ in `.` "
+        "and `_` alone, as `a.b` and `a_b`: Kafka's metrics have `_` for `.`, so Kafka lets only "
+        "one of them be made.\n"
+        "- In the environment variable `ROUTE` several routes are separated by `|` or by the end "
+        "of a line: `ROUTE='plant/# plant | office/# office'`.\n",
+        MM_ROUTE_LANES_MAX);
+}
+
+static void write_other_names(FILE *stream)
+{
+    fputs(
+        "\n## Settings of the Go program\n\n"
+        "They are accepted as options and variables, so that its settings can stay as they are, "
+        "but mean nothing inside the broker. A line of the log lists those that are set.\n\n",
+        stream);
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        if (mm_option_defs[i].kind == MM_OPTION_IGNORED) {
+            fprintf(stream, "- `%s`\n", mm_option_defs[i].name);
+        }
+    }
+    fputc('\n', stream);
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        if (mm_option_defs[i].kind == MM_OPTION_ALIAS) {
+            fprintf(stream, "`%s`, as the Go program spells it, is taken as `%s`.\n",
+                    mm_option_defs[i].name, mm_option_defs[i].stands_for);
+        }
+    }
+}
+
+int mm_config_write_reference(FILE *stream)
+{
+    fputs(
+        "# Options\n\n"
+        "Made from the option table in `plugin/mm_options.c`; do not edit.\n\n"
+        "An option stands in the broker's configuration as `plugin_opt_<option> <value>`, below "
+        "its `plugin` line. Without it the environment variable counts, unless that is empty; "
+        "without both, the default. An option that is unknown, given twice (but `route`) or not "
+        "valid keeps the broker from starting; all of them are reported. Words are understood in "
+        "any case.\n\n"
+        "| option | environment | default | values | meaning |\n"
+        "| --- | --- | --- | --- | --- |\n",
+        stream);
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        if (mm_option_defs[i].kind == MM_OPTION_SETTING) {
+            write_option(stream, &mm_option_defs[i]);
+        }
+    }
+    write_routes(stream);
+    write_other_names(stream);
+    mm_property_write_reference(stream);
+    return fflush(stream) == 0 && !ferror(stream) ? 0 : MM_EINVAL;
+}

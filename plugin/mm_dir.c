@@ -1,0 +1,431 @@
+#include "mm_dir.h"
+
+#include "mm_error.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef ZFS_SUPER_MAGIC
+#define ZFS_SUPER_MAGIC 0x2FC12FC1
+#endif
+
+#define LOCK_TEXT_LEN 256
+
+struct mm_dir
+{
+    char *path;
+    int fd;
+    int lock_fd;
+    int state_fd;
+    bool can_reserve;
+    char other_host[65];
+    uint64_t n_bad;
+};
+
+/* --- opening ------------------------------------------------------------------------------------
+ */
+
+static int fail(char *errstr, size_t errstr_len, const char *path, const char *what)
+{
+    char reason[64];
+    snprintf(errstr, errstr_len, "spool_dir \"%s\": %s: %s (as user %u)", path, what,
+             strerror_r(errno, reason, sizeof reason), (unsigned)geteuid());
+    return MM_EIO;
+}
+
+static int open_directory(struct mm_dir *d, char *errstr, size_t errstr_len)
+{
+    if (mkdir(d->path, 0700) != 0 && errno != EEXIST) {
+        return fail(errstr, errstr_len, d->path, "cannot be made");
+    }
+    d->fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d->fd < 0 && errno == ENOTDIR) {
+        snprintf(errstr, errstr_len, "spool_dir \"%s\": expected a directory, found a file",
+                 d->path);
+        return MM_EINVAL;
+    }
+    if (d->fd < 0) {
+        return fail(errstr, errstr_len, d->path, "cannot be opened");
+    }
+    return 0;
+}
+
+static void read_lock_text(int fd, char text[LOCK_TEXT_LEN])
+{
+    ssize_t n = pread(fd, text, LOCK_TEXT_LEN - 1, 0);
+    text[n < 0 ? 0 : n] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    for (char *p = text; *p != '\0'; p++) {
+        *p = (char)(*p < ' ' || *p > '~' ? '?' : *p);
+    }
+}
+
+/* "pid 12 host gateway started 2026-01-31T12:00:00Z" */
+static void write_lock_text(int fd, const char *host)
+{
+    struct tm tm;
+    char when[32] = "";
+    char text[LOCK_TEXT_LEN];
+    time_t now = time(NULL);
+    if (gmtime_r(&now, &tm) != NULL) {
+        strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    }
+    int len = snprintf(text, sizeof text, "pid %d host %s started %s\n", (int)getpid(), host, when);
+    /* Only for people: a text that cannot be written locks all the same. */
+    if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) != len) {
+        (void)ftruncate(fd, 0);
+    }
+}
+
+static void note_other_host(struct mm_dir *d, const char *text, const char *host)
+{
+    const char *found = strstr(text, " host ");
+    if (found == NULL) {
+        return;
+    }
+    found += strlen(" host ");
+    size_t len = strcspn(found, " ");
+    len = len < sizeof d->other_host ? len : sizeof d->other_host - 1;
+    if (len != strlen(host) || strncmp(found, host, len) != 0) {
+        memcpy(d->other_host, found, len);
+        d->other_host[len] = '\0';
+    }
+}
+
+static int tell_busy(const struct mm_dir *d, char *errstr, size_t errstr_len)
+{
+    char text[LOCK_TEXT_LEN];
+    read_lock_text(d->lock_fd, text);
+    snprintf(errstr, errstr_len,
+             "spool_dir \"%s\" is in use by another process (%s); each broker needs a directory of "
+             "its own",
+             d->path, text[0] == '\0' ? "it has not said which" : text);
+    return MM_EBUSY;
+}
+
+static int take_lock(struct mm_dir *d, char *errstr, size_t errstr_len)
+{
+    char text[LOCK_TEXT_LEN];
+    char host[65] = "unknown";
+    if (gethostname(host, sizeof host - 1) != 0) {
+        snprintf(host, sizeof host, "unknown");
+    }
+    d->lock_fd = openat(d->fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (d->lock_fd < 0) {
+        return fail(errstr, errstr_len, d->path, "LOCK cannot be opened");
+    }
+    if (flock(d->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) {
+            return fail(errstr, errstr_len, d->path, "LOCK cannot be taken");
+        }
+        return tell_busy(d, errstr, errstr_len);
+    }
+    /* Nor by one whose LOCK somebody has deleted. Where a directory cannot be locked, as on NFS,
+     * that is not known. */
+    if (flock(d->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        return tell_busy(d, errstr, errstr_len);
+    }
+    read_lock_text(d->lock_fd, text);
+    note_other_host(d, text, host);
+    write_lock_text(d->lock_fd, host);
+    return 0;
+}
+
+static void look_at_file_system(struct mm_dir *d)
+{
+    struct statfs fs;
+    d->can_reserve = false;
+    if (fstatfs(d->fd, &fs) == 0) {
+        switch ((unsigned long)fs.f_type) {
+            case BTRFS_SUPER_MAGIC:
+            case ZFS_SUPER_MAGIC:
+            case NFS_SUPER_MAGIC:
+            case FUSE_SUPER_MAGIC:
+                break;
+            default:
+                d->can_reserve = true;
+        }
+    }
+}
+
+static void count_bad(struct mm_dir *d)
+{
+    int fd = openat(d->fd, "bad", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (dir == NULL) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        d->n_bad += e->d_name[0] != '.';
+    }
+    closedir(dir);
+}
+
+int mm_dir_open(const char *path, struct mm_dir **out, char *errstr, size_t errstr_len)
+{
+    *out = NULL;
+    struct mm_dir *d = calloc(1, sizeof *d);
+    char *copy = strdup(path);
+    if (d == NULL || copy == NULL) {
+        free(d);
+        free(copy);
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        return MM_ENOMEM;
+    }
+    d->path = copy;
+    d->fd = d->lock_fd = d->state_fd = -1;
+    int err = open_directory(d, errstr, errstr_len);
+    if (err == 0) {
+        err = take_lock(d, errstr, errstr_len);
+    }
+    if (err == 0) {
+        d->state_fd = openat(d->fd, "STATE", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        err = d->state_fd >= 0 ? 0 : fail(errstr, errstr_len, d->path, "STATE cannot be opened");
+    }
+    if (err != 0) {
+        mm_dir_close(d);
+        return err;
+    }
+    look_at_file_system(d);
+    count_bad(d);
+    *out = d;
+    return 0;
+}
+
+void mm_dir_close(struct mm_dir *d)
+{
+    if (d == NULL) {
+        return;
+    }
+    if (d->state_fd >= 0) {
+        close(d->state_fd);
+    }
+    if (d->lock_fd >= 0) {
+        close(d->lock_fd); /* and with it the lock */
+    }
+    if (d->fd >= 0) {
+        close(d->fd);
+    }
+    free(d->path);
+    free(d);
+}
+
+const char *mm_dir_path(const struct mm_dir *d)
+{
+    return d->path;
+}
+
+int mm_dir_fd(const struct mm_dir *d)
+{
+    return d->fd;
+}
+
+bool mm_dir_can_reserve(const struct mm_dir *d)
+{
+    return d->can_reserve;
+}
+
+const char *mm_dir_other_host(const struct mm_dir *d)
+{
+    return d->other_host[0] == '\0' ? NULL : d->other_host;
+}
+
+int mm_dir_space(const struct mm_dir *d, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    struct statvfs fs;
+    if (fstatvfs(d->fd, &fs) != 0) {
+        return MM_EIO;
+    }
+    *free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    *total_bytes = (uint64_t)fs.f_blocks * fs.f_frsize;
+    return 0;
+}
+
+int mm_dir_sync(const struct mm_dir *d)
+{
+    return fsync(d->fd) == 0 ? 0 : MM_EIO;
+}
+
+/* --- segment files ------------------------------------------------------------------------------
+ */
+
+void mm_dir_segment_name(uint64_t file, char name[MM_DIR_NAME_LEN])
+{
+    snprintf(name, MM_DIR_NAME_LEN, "%016" PRIx64 ".seg", file);
+}
+
+/* 16 hexadecimal digits in small letters and ".seg", nothing else; neither the lowest number nor
+ * the highest, which no file of ours has. */
+static bool parse_segment_name(const char *name, uint64_t *file)
+{
+    if (strspn(name, "0123456789abcdef") != 16 || strcmp(name + 16, ".seg") != 0) {
+        return false;
+    }
+    *file = strtoull(name, NULL, 16);
+    return *file != 0 && *file != UINT64_MAX;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    const uint64_t *x = a;
+    const uint64_t *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+static int add_number(uint64_t **files, size_t *n, size_t *cap, uint64_t file)
+{
+    if (*n == *cap) {
+        size_t more = *cap == 0 ? 64 : *cap * 2;
+        uint64_t *grown = realloc(*files, more * sizeof **files);
+        if (grown == NULL) {
+            return MM_ENOMEM;
+        }
+        *files = grown;
+        *cap = more;
+    }
+    (*files)[(*n)++] = file;
+    return 0;
+}
+
+int mm_dir_list(const struct mm_dir *d, uint64_t **files, size_t *n_files)
+{
+    *files = NULL;
+    *n_files = 0;
+    size_t cap = 0;
+    /* A descriptor of its own: the directory's has one place for all who read it. */
+    int fd = openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (dir == NULL) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return MM_EIO;
+    }
+    int err = 0;
+    errno = 0;
+    for (struct dirent *e; err == 0 && (e = readdir(dir)) != NULL; errno = 0) {
+        uint64_t file;
+        if (parse_segment_name(e->d_name, &file)) {
+            err = add_number(files, n_files, &cap, file);
+        }
+    }
+    err = err == 0 && errno != 0 ? MM_EIO : err;
+    closedir(dir);
+    if (err != 0) {
+        free(*files);
+        *files = NULL;
+        *n_files = 0;
+    } else if (*n_files > 0) {
+        qsort(*files, *n_files, sizeof **files, compare_numbers);
+    }
+    return err;
+}
+
+/* A name that is free in bad/: what lies there already stays. */
+static int free_bad_name(const struct mm_dir *d, const char *name, char *dst, size_t dst_len)
+{
+    for (int i = 0; i < 10000; i++) {
+        struct stat st;
+        if (i == 0) {
+            snprintf(dst, dst_len, "bad/%s", name);
+        } else {
+            snprintf(dst, dst_len, "bad/%s.%d", name, i);
+        }
+        if (fstatat(d->fd, dst, &st, AT_SYMLINK_NOFOLLOW) != 0) {
+            return errno == ENOENT ? 0 : MM_EIO;
+        }
+    }
+    return MM_EIO;
+}
+
+int mm_dir_set_aside(struct mm_dir *d, uint64_t file)
+{
+    char from[MM_DIR_NAME_LEN];
+    char to[MM_DIR_NAME_LEN + 16];
+    mm_dir_segment_name(file, from);
+    if ((mkdirat(d->fd, "bad", 0700) != 0 && errno != EEXIST) ||
+        free_bad_name(d, from, to, sizeof to) != 0 || renameat(d->fd, from, d->fd, to) != 0) {
+        return MM_EIO;
+    }
+    d->n_bad++;
+    return 0;
+}
+
+uint64_t mm_dir_n_bad(const struct mm_dir *d)
+{
+    return d->n_bad;
+}
+
+/* --- STATE --------------------------------------------------------------------------------------
+ */
+
+int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out)
+{
+    uint8_t slot[MM_LAYOUT_STATE_LEN];
+    struct mm_layout_state state;
+    bool found = false;
+    int problem = MM_EAGAIN;
+    for (int i = 0; i < 2; i++) {
+        memset(slot, 0, sizeof slot); /* a short file is as one with zeros */
+        if (pread(d->state_fd, slot, sizeof slot, (off_t)i * MM_LAYOUT_STATE_LEN) < 0) {
+            return MM_EIO;
+        }
+        int err = mm_layout_decode_state(slot, &state);
+        if (err == MM_EVERSION) {
+            out->version = state.version;
+            return err;
+        }
+        if (err == 0 && (!found || state.generation > out->generation)) {
+            *out = state;
+            found = true;
+        } else if (err == MM_ECORRUPT) {
+            problem = err;
+        }
+    }
+    return found ? 0 : problem;
+}
+
+int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state)
+{
+    uint8_t slot[MM_LAYOUT_STATE_LEN];
+    mm_layout_encode_state(slot, state);
+    off_t at = (off_t)(state->generation & 1) * MM_LAYOUT_STATE_LEN;
+    return pwrite(d->state_fd, slot, sizeof slot, at) == (ssize_t)sizeof slot ? 0 : MM_EIO;
+}
+
+int mm_dir_sync_state(struct mm_dir *d)
+{
+    return fdatasync(d->state_fd) == 0 ? 0 : MM_EIO;
+}
+
+void mm_dir_boot_id(uint8_t boot[16])
+{
+    char text[64];
+    memset(boot, 0, 16);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return;
+    }
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n < 0 ? 0 : n] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    if (mm_layout_parse_uuid(text, boot) != 0) {
+        memset(boot, 0, 16);
+    }
+}

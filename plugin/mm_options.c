@@ -1,0 +1,356 @@
+#include "mm_options.h"
+
+#include "mm_config.h"
+#include "mm_property.h"
+#include "mm_route.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SPOOL_MAX ((uint64_t)1 << 40)
+
+/* clang-format off */
+static const struct mm_option_word booleans[] = {
+    {"true", true, false},
+    {"false", false, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word when_full_words[] = {
+    {"reject", MM_WHEN_FULL_REJECT, false},
+    {"drop_newest", MM_WHEN_FULL_DROP_NEWEST, false},
+    {"drop_oldest", MM_WHEN_FULL_DROP_OLDEST, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word spool_sync_words[] = {
+    {"never", MM_SPOOL_SYNC_NEVER, false},
+    {"interval", MM_SPOOL_SYNC_INTERVAL, false},
+    {"always", MM_SPOOL_SYNC_ALWAYS, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word spool_writer_words[] = {
+    {"auto", MM_SPOOL_WRITER_AUTO, false},
+    {"mmap", MM_SPOOL_WRITER_MMAP, false},
+    {"pwrite", MM_SPOOL_WRITER_PWRITE, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word refuse_v5_words[] = {
+    {"disconnect", MM_REFUSE_DISCONNECT, false},
+    {"reason_code", MM_REFUSE_REASON_CODE, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word log_level_words[] = {
+    {"trace", MM_LOG_TRACE, false},
+    {"debug", MM_LOG_DEBUG, false},
+    {"info", MM_LOG_INFO, false},
+    {"warn", MM_LOG_WARN, false},
+    {"error", MM_LOG_ERROR, false},
+    {"fatal", MM_LOG_ERROR, true}, /* the Go program's */
+    {NULL, 0, false},
+};
+
+#define FIELD(member) \
+    .offset = offsetof(struct mm_config, member), .size = sizeof(((struct mm_config *)0)->member)
+#define IGNORED(option_name) {.name = (option_name), .kind = MM_OPTION_IGNORED}
+
+static const char expected_kafka_topic[] = MM_ROUTE_KAFKA_TOPIC_RULE;
+
+static const struct mm_option_def defs[] = {
+    {
+        .name = "mqtt_topic", .fallback = "#", .type = MM_TYPE_FILTERS,
+        FIELD(mqtt_topic), .expected = "MQTT topic filters, separated by ',' or ';'",
+        .meaning = "Which messages go to Kafka (filters of MQTT 5.0 section 4.7). `#` leaves out the "
+                   "topics that begin with `$`; a filter that begins with `$` takes them.",
+    },
+    { /* before kafka_broker, which needs it */
+        .name = "kafka_port", .fallback = "9092", .type = MM_TYPE_KAFKA_PORT,
+        .min = 1, .max = 65535,
+        .meaning = "The port of each entry of `kafka_broker` that has none.",
+    },
+    {
+        .name = "kafka_broker", .fallback = "localhost", .type = MM_TYPE_BROKERS,
+        FIELD(kafka_bootstrap),
+        .expected = "host, host:port or [IPv6 address]:port, several separated by ','",
+        .meaning = "Where the Kafka cluster is asked for its members first.",
+    },
+    {
+        .name = "kafka_topic", .fallback = "mqtt", .type = MM_TYPE_KAFKA_TOPIC,
+        FIELD(kafka_topic), .expected = expected_kafka_topic,
+        .meaning = "The Kafka topic of the messages that no `route` takes elsewhere.",
+    },
+    { /* after kafka_topic, which has a lane of its own */
+        .name = "route", .type = MM_TYPE_ROUTE, .repeatable = true,
+        .expected = "<filters> <kafka topic>",
+        .meaning = "Messages that match one of the MQTT topic filters go to this Kafka topic "
+                   "([Routes](#routes)). May be given several times: the first one that matches "
+                   "counts.",
+    },
+    {
+        .name = "kafka_workers", .fallback = "1", .type = MM_TYPE_NUMBER,
+        FIELD(kafka_workers), .min = 1, .max = MM_CONFIG_WORKERS_MAX,
+        .meaning = "Threads that write to Kafka, each with a producer of its own. The messages of "
+                   "one MQTT topic stay with one of them, in order.",
+    },
+    {
+        .name = "kafka_retry_interval", .fallback = "10", .type = MM_TYPE_NUMBER,
+        FIELD(kafka_retry_interval_s), .min = 1, .max = 3600,
+        .unit = " of seconds",
+        .meaning = "Pause before something that Kafka refused is tried again.",
+    },
+    {
+        .name = "kafka_test_message", .fallback = "false", .type = MM_TYPE_WORD,
+        FIELD(kafka_test_message), .words = booleans,
+        .meaning = "Write the Go program's test message at start. On its own, `kafka_test_topic` "
+                   "switches it on.",
+    },
+    {
+        .name = "kafka_test_topic", .type = MM_TYPE_KAFKA_TOPIC,
+        FIELD(kafka_test_topic), .expected = expected_kafka_topic,
+        .meaning = "Another Kafka topic for the test message. Not set: `kafka_topic`.",
+    },
+    {
+        .name = "json_field_names", .fallback = "Topic,Content", .type = MM_TYPE_FIELD_NAMES,
+        .expected = "two different names in UTF-8, separated by ','",
+        .meaning = "The names of the two fields of the JSON value. The Go program's releases 0.1.x "
+                   "write the default, its later ones `topic,content`.",
+    },
+    { /* before the options whose default depends on it */
+        .name = "spool_dir", .type = MM_TYPE_PATH, FIELD(spool_dir),
+        .expected = "an absolute path of at most 1024 bytes without control characters",
+        .meaning = "The directory of the spool, for this broker alone. It is made if it is not "
+                   "there; the directory above it has to be. Not set: the spool is in memory, and "
+                   "lost when the broker ends.",
+    },
+    {
+        .name = "spool_max_bytes", .fallback = "256M", .fallback_on_disk = "1G",
+        .type = MM_TYPE_SIZE, FIELD(spool_max_bytes),
+        .min = MM_CONFIG_SPOOL_MIN, .max = SPOOL_MAX,
+        .meaning = "How much is kept while Kafka is away.",
+    },
+    {
+        .name = "spool_sync", .fallback = "interval", .on_disk_only = true, .type = MM_TYPE_WORD,
+        FIELD(spool_sync), .words = spool_sync_words,
+        .meaning = "When the spool is synced to the disk. `never`: what is acknowledged survives a "
+                   "crash and a `kill -9` of the broker, but no power failure. `interval`: it also "
+                   "survives a power failure, except for the last `spool_sync_interval_ms`. "
+                   "`always`: each acknowledged message also survives a power failure, at the "
+                   "price of one disk sync for each QoS 1 or 2 message, for which the whole broker "
+                   "waits.",
+    },
+    {
+        .name = "spool_sync_interval_ms", .fallback = "500", .on_disk_only = true,
+        .type = MM_TYPE_NUMBER, FIELD(spool_sync_interval_ms), .min = 10,
+        .max = 60000, .unit = " of milliseconds",
+        .meaning = "Time from one sync to the next, with `spool_sync interval`.",
+    },
+    {
+        .name = "spool_min_free", .fallback = "auto", .on_disk_only = true,
+        .type = MM_TYPE_SIZE_OR_AUTO, FIELD(spool_min_free),
+        .max = SPOOL_MAX,
+        .expected = "auto, or a number of bytes, or of k, M or G (powers of 1024), from 0 to 1024G",
+        .meaning = "How much of the file system the spool leaves to others: it counts as full when "
+                   "no more than that is free. `auto`: 5 % of the file system, at most 1 GiB.",
+    },
+    {
+        .name = "spool_writer", .fallback = "auto", .on_disk_only = true, .type = MM_TYPE_WORD,
+        FIELD(spool_writer), .words = spool_writer_words,
+        .meaning = "How a record gets into its file: by a mapping, or by one system call each, "
+                   "which file systems need where a reservation of space is no promise. `auto`: "
+                   "`pwrite` on btrfs, zfs, nfs and fuse, else `mmap`.",
+    },
+    {
+        .name = "when_full", .fallback = "reject", .type = MM_TYPE_WORD,
+        FIELD(when_full), .words = when_full_words,
+        .meaning = "When the spool is full: refuse a QoS 1 or 2 message, so that its publisher sends "
+                   "it again; or drop and count the newest or the oldest messages. QoS 0 is never "
+                   "refused, only dropped.",
+    },
+    {
+        .name = "refuse_v5", .fallback = "disconnect", .type = MM_TYPE_WORD,
+        FIELD(refuse_v5), .words = refuse_v5_words,
+        .meaning = "How an MQTT 5 client is told that its message was refused: by the end of the "
+                   "connection, after which it sends again; or by the reason code 0x97 "
+                   "(Mosquitto 2.1 and later), after which a client may give the message up.",
+    },
+    {
+        .name = "dead_letter_max_bytes", .fallback = "16M", .fallback_on_disk = "64M",
+        .type = MM_TYPE_SIZE, FIELD(dead_letter_max_bytes),
+        .min = MM_CONFIG_SPOOL_MIN, .max = SPOOL_MAX,
+        .meaning = "How much is kept of the messages that Kafka will never take.",
+    },
+    {
+        .name = "dead_letter_topic", .type = MM_TYPE_KAFKA_TOPIC,
+        FIELD(dead_letter_topic), .expected = expected_kafka_topic,
+        .meaning = "A Kafka topic that a copy of each dead letter goes to; not `kafka_topic`, nor "
+                   "that of a `route`.",
+    },
+    {
+        .name = "health_port", .fallback = "8080", .type = MM_TYPE_NUMBER,
+        FIELD(health_port), .max = 65535,
+        .meaning = "The port of the health and metrics pages. 0 switches HTTP off.",
+    },
+    {
+        .name = "health_address", .fallback = "127.0.0.1", .type = MM_TYPE_ADDRESS,
+        FIELD(health_address),
+        .expected = "a numeric IPv4 or IPv6 address, or all",
+        .meaning = "The address that HTTP listens on. `all` is " MM_OPTION_ADDRESS_ALL ", every IPv4 "
+                   "address of this machine.",
+    },
+    {
+        .name = "log_level", .fallback = "info", .type = MM_TYPE_WORD,
+        FIELD(log_level), .words = log_level_words,
+        .meaning = "The least weight of a line that goes to the broker's log. The Go program's "
+                   "`fatal` is taken as `error`.",
+    },
+    {.name = "kakfa_port", .kind = MM_OPTION_ALIAS, .stands_for = "kafka_port"},
+    IGNORED("mqtt_broker"),
+    IGNORED("mqtt_port"),
+    IGNORED("mqtt_tls"),
+    IGNORED("root_ca"),
+    IGNORED("mqtt_client_cert"),
+    IGNORED("mqtt_client_key"),
+    IGNORED("mqtt_client_id"),
+    IGNORED("kafka_batch_size"),
+    IGNORED("kafka_max_batch_size"),
+    IGNORED("kafka_interval"),
+};
+/* clang-format on */
+
+_Static_assert(sizeof defs / sizeof defs[0] == MM_N_OPTIONS, "MM_N_OPTIONS is another number");
+
+const struct mm_option_def *const mm_option_defs = defs;
+
+const struct mm_option_def *mm_option_find(const char *name)
+{
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        if (strcmp(defs[i].name, name) == 0) {
+            return &defs[i];
+        }
+    }
+    return NULL;
+}
+
+const char *mm_option_variable(const struct mm_option_def *def, char dst[MM_OPTION_NAME_LEN])
+{
+    size_t len = strlen(def->name);
+    assert(len < MM_OPTION_NAME_LEN);
+    for (size_t i = 0; i <= len; i++) {
+        const char c = def->name[i];
+        dst[i] = (char)(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
+    }
+    return dst;
+}
+
+static size_t min3(size_t a, size_t b, size_t c)
+{
+    const size_t ab = a < b ? a : b;
+    return ab < c ? ab : c;
+}
+
+/* Edits that make b of a, both shorter than MM_OPTION_NAME_LEN: a letter put in, left out or
+ * changed, two neighbours swapped (optimal string alignment). */
+static size_t edit_distance(const char *a, const char *b)
+{
+    /* rows[i % 3][k]: from the first i of a to the first k of b */
+    size_t rows[3][MM_OPTION_NAME_LEN];
+    const size_t a_len = strlen(a);
+    const size_t b_len = strlen(b);
+    for (size_t k = 0; k <= b_len; k++) {
+        rows[0][k] = k;
+    }
+    for (size_t i = 1; i <= a_len; i++) {
+        size_t *row = rows[i % 3];
+        const size_t *above = rows[(i + 2) % 3];
+        row[0] = i;
+        for (size_t k = 1; k <= b_len; k++) {
+            row[k] = min3(row[k - 1] + 1, above[k] + 1, above[k - 1] + (a[i - 1] != b[k - 1]));
+            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1]) {
+                row[k] = min3(row[k], rows[(i + 1) % 3][k - 2] + 1, row[k]);
+            }
+        }
+    }
+    return rows[a_len % 3][b_len];
+}
+
+/* The option that begins with this, if it is one only; short beginnings say too little. */
+static const char *only_longer(const char *name)
+{
+    const char *found = NULL;
+    if (strlen(name) < 4) {
+        return NULL;
+    }
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        if (defs[i].kind != MM_OPTION_ALIAS && strncmp(defs[i].name, name, strlen(name)) == 0) {
+            if (found != NULL) {
+                return NULL;
+            }
+            found = defs[i].name;
+        }
+    }
+    return found;
+}
+
+const char *mm_option_nearest(const char *name)
+{
+    const char *nearest = NULL;
+    size_t least = strlen(name) / 4 + 1; /* one letter in four may be wrong */
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        size_t distance = edit_distance(name, defs[i].name);
+        if (defs[i].kind != MM_OPTION_ALIAS && distance < least) {
+            least = distance;
+            nearest = defs[i].name;
+        }
+    }
+    if (nearest == NULL && strncmp(name, "rdkafka", strlen("rdkafka")) == 0) {
+        return MM_PROPERTY_PREFIX "<property>";
+    }
+    return nearest != NULL ? nearest : only_longer(name);
+}
+
+/* "reject, drop_newest or drop_oldest" */
+static void list_words(const struct mm_option_word *words, char *dst, size_t dst_len)
+{
+    size_t used = 0;
+    for (const struct mm_option_word *w = words; w->name != NULL && !w->foreign && used < dst_len;
+         w++) {
+        bool is_last = w[1].name == NULL || w[1].foreign;
+        const char *before = w == words ? "" : is_last ? " or " : ", ";
+        int len = snprintf(dst + used, dst_len - used, "%s%s", before, w->name);
+        used += len > 0 ? (size_t)len : 0;
+    }
+}
+
+void mm_option_expected(const struct mm_option_def *def, char *dst, size_t dst_len)
+{
+    if (def->expected != NULL) {
+        snprintf(dst, dst_len, "%s", def->expected);
+    } else if (def->words != NULL) {
+        list_words(def->words, dst, dst_len);
+    } else if (def->type == MM_TYPE_SIZE) {
+        char min[24];
+        char max[24];
+        mm_option_format_size(def->min, min, sizeof min);
+        mm_option_format_size(def->max, max, sizeof max);
+        snprintf(dst, dst_len, "a number of bytes, or of k, M or G (powers of 1024), from %s to %s",
+                 min, max);
+    } else {
+        snprintf(dst, dst_len, "a whole number%s from %" PRIu64 " to %" PRIu64,
+                 def->unit != NULL ? def->unit : "", def->min, def->max);
+    }
+}
+
+void mm_option_format_size(uint64_t bytes, char *dst, size_t dst_len)
+{
+    static const char *const suffixes[] = {"", "k", "M", "G"};
+    size_t i = 0;
+    for (; i < 3 && bytes > 0 && bytes % 1024 == 0; i++) {
+        bytes /= 1024;
+    }
+    snprintf(dst, dst_len, "%" PRIu64 "%s", bytes, suffixes[i]);
+}

@@ -1,0 +1,517 @@
+#include "rig.h"
+
+#include "mm_error.h"
+#include "mm_kafka.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* --- faults -------------------------------------------------------------------------------------
+ */
+
+struct faults faults;
+
+/* The log that is not of a parked lane. Set while no other thread runs. */
+static struct mm_spool *main_spool;
+
+extern int __real_mm_spool_next(struct mm_spool_reader *rd,
+                                uint32_t max_scan,
+                                struct mm_record *out,
+                                struct mm_spool_pos *pos);
+extern int __real_mm_spool_read(struct mm_spool_reader *rd,
+                                const struct mm_spool_pos *pos,
+                                struct mm_record *out);
+extern void __real_mm_spool_finish(struct mm_spool_reader *rd,
+                                   const struct mm_spool_pos *pos,
+                                   uint64_t n_finished,
+                                   uint64_t n_repeat);
+extern bool __real_mm_spool_take_repeat(struct mm_spool *s);
+extern int __real_mm_spool_open(const struct mm_spool_options *opts,
+                                struct mm_spool **out,
+                                char *errstr,
+                                size_t errstr_len);
+extern int __real_mm_spool_append(struct mm_spool *s, const struct mm_record *r);
+extern int __real_mm_spool_sync(struct mm_spool *s);
+extern int __real_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter);
+int __wrap_mm_spool_next(struct mm_spool_reader *rd,
+                         uint32_t max_scan,
+                         struct mm_record *out,
+                         struct mm_spool_pos *pos);
+int __wrap_mm_spool_read(struct mm_spool_reader *rd,
+                         const struct mm_spool_pos *pos,
+                         struct mm_record *out);
+void __wrap_mm_spool_finish(struct mm_spool_reader *rd,
+                            const struct mm_spool_pos *pos,
+                            uint64_t n_finished,
+                            uint64_t n_repeat);
+bool __wrap_mm_spool_take_repeat(struct mm_spool *s);
+int __wrap_mm_spool_open(const struct mm_spool_options *opts,
+                         struct mm_spool **out,
+                         char *errstr,
+                         size_t errstr_len);
+int __wrap_mm_spool_append(struct mm_spool *s, const struct mm_record *r);
+int __wrap_mm_spool_sync(struct mm_spool *s);
+int __wrap_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter);
+
+int __wrap_mm_spool_next(struct mm_spool_reader *rd,
+                         uint32_t max_scan,
+                         struct mm_record *out,
+                         struct mm_spool_pos *pos)
+{
+    if (faults.read_eio) {
+        faults.n_eio++;
+        return MM_EIO;
+    }
+    return __real_mm_spool_next(rd, max_scan, out, pos);
+}
+
+int __wrap_mm_spool_read(struct mm_spool_reader *rd,
+                         const struct mm_spool_pos *pos,
+                         struct mm_record *out)
+{
+    if (faults.read_eio) {
+        faults.n_eio++;
+        return MM_EIO;
+    }
+    return __real_mm_spool_read(rd, pos, out);
+}
+
+void __wrap_mm_spool_finish(struct mm_spool_reader *rd,
+                            const struct mm_spool_pos *pos,
+                            uint64_t n_finished,
+                            uint64_t n_repeat)
+{
+    if (main_spool != NULL && rd == mm_spool_reader(main_spool, 0)) {
+        faults.n_finished = n_finished;
+        faults.n_ahead = n_repeat;
+    }
+    __real_mm_spool_finish(rd, pos, n_finished, n_repeat);
+}
+
+bool __wrap_mm_spool_take_repeat(struct mm_spool *s)
+{
+    if (s != main_spool || faults.n_repeat == 0) {
+        return __real_mm_spool_take_repeat(s);
+    }
+    faults.n_repeat--;
+    return true;
+}
+
+int __wrap_mm_spool_open(const struct mm_spool_options *opts,
+                         struct mm_spool **out,
+                         char *errstr,
+                         size_t errstr_len)
+{
+    int err = opts->manual ? faults.park_open_err : 0;
+    if (err != 0) {
+        faults.n_park_faults++;
+        *out = NULL;
+        snprintf(errstr, errstr_len, "fault");
+        return err;
+    }
+    return __real_mm_spool_open(opts, out, errstr, errstr_len);
+}
+
+int __wrap_mm_spool_append(struct mm_spool *s, const struct mm_record *r)
+{
+    int err = s == main_spool ? 0 : faults.park_append_err;
+    faults.n_park_faults += err != 0;
+    return err != 0 ? err : __real_mm_spool_append(s, r);
+}
+
+int __wrap_mm_spool_sync(struct mm_spool *s)
+{
+    int err = s == main_spool ? 0 : faults.park_sync_err;
+    faults.n_park_syncs += s != main_spool;
+    faults.n_park_faults += err != 0;
+    return err != 0 ? err : __real_mm_spool_sync(s);
+}
+
+int __wrap_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter)
+{
+    int err = faults.dead_err;
+    if (err != 0) {
+        faults.n_unburied++;
+        return err;
+    }
+    return __real_mm_dead_add(d, letter);
+}
+
+/* --- the rig ------------------------------------------------------------------------------------
+ */
+
+uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+void sleep_ms(long ms)
+{
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+}
+
+void rig_option(struct rig *g, const char *name, const char *value)
+{
+    assert_true(g->n_options < MAX_OPTIONS);
+    g->options[g->n_options++] = (struct mm_option){name, value};
+}
+
+struct rig *rig_new(int n_partitions)
+{
+    struct rig *g = calloc(1, sizeof *g);
+    assert_non_null(g);
+    memset(&faults, 0, sizeof faults);
+    char errstr[256];
+    g->host = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(), errstr, sizeof errstr);
+    assert_non_null(g->host);
+    g->cluster = rd_kafka_mock_cluster_new(g->host, 1);
+    assert_non_null(g->cluster);
+    assert_int_equal(rd_kafka_mock_topic_create(g->cluster, "mqtt", n_partitions, 1), 0);
+    snprintf(g->bootstrap, sizeof g->bootstrap, "%s", rd_kafka_mock_cluster_bootstraps(g->cluster));
+    rig_option(g, "kafka_broker", g->bootstrap);
+    rig_option(g, "log_level", "debug");
+    rig_option(g, "kafka_retry_interval", "1");
+    return g;
+}
+
+static void report(void *arg, enum mm_log_level level, const char *line)
+{
+    (void)arg;
+    if (level >= MM_LOG_WARN) {
+        print_message("%s\n", line);
+    }
+}
+
+void rig_topic(struct rig *g, const char *kafka_topic)
+{
+    assert_int_equal(rd_kafka_mock_topic_create(g->cluster, kafka_topic, 1, 1), 0);
+}
+
+void rig_refuse(struct rig *g, const char *kafka_topic, rd_kafka_resp_err_t err)
+{
+    rd_kafka_mock_topic_set_error(g->cluster, kafka_topic, err);
+}
+
+static void check(int err, const char *errstr)
+{
+    if (err != 0) {
+        print_message("%s\n", errstr);
+    }
+    assert_int_equal(err, 0);
+}
+
+static void open_logs(struct rig *g)
+{
+    char errstr[512] = "";
+    struct mm_spool_options spool = {
+        .max_bytes = g->config->spool_max_bytes,
+        .n_readers = g->config->kafka_workers,
+        .drop_oldest = g->config->when_full == MM_WHEN_FULL_DROP_OLDEST,
+        .budget = &g->budget,
+        .log = g->log,
+        .dir = g->config->spool_dir,
+        .sync = g->config->spool_sync,
+        .sync_interval_ms = g->config->spool_sync_interval_ms,
+        .min_free = 0,
+        .counters = mm_metrics_counters,
+        .counters_arg = g->metrics,
+    };
+    g->budget = (struct mm_spool_budget){.max_bytes = spool.max_bytes};
+    check(mm_spool_open(&spool, &g->spool, errstr, sizeof errstr), errstr);
+    main_spool = g->spool;
+    struct mm_dead_options dead = {.max_bytes = 1 << 20};
+    assert_int_equal(mm_dead_open(&dead, &g->dead, errstr, sizeof errstr), 0);
+    struct mm_park_options park = {
+        .config = g->config,
+        .format = g->format,
+        .spool = g->spool,
+        .budget = &g->budget,
+        .metrics = g->metrics,
+        .dead = g->dead,
+        .log = g->log,
+    };
+    check(mm_park_open(&park, &g->park, errstr, sizeof errstr), errstr);
+    mm_metrics_restore(g->metrics, g->spool, mm_spool_found(g->spool));
+}
+
+static void start_threads(struct rig *g)
+{
+    char errstr[512] = "";
+    check(mm_park_start(g->park, errstr, sizeof errstr), errstr);
+    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
+        struct mm_worker_options opts = {
+            .index = k,
+            .config = g->config,
+            .format = g->format,
+            .spool = g->spool,
+            .park = g->park,
+            .metrics = mm_metrics_worker(g->metrics, k),
+            .dead = g->dead,
+            .log = g->log,
+        };
+        check(mm_worker_start(&opts, &g->workers[k], errstr, sizeof errstr), errstr);
+    }
+}
+
+void rig_start(struct rig *g)
+{
+    struct mm_config_source source = {
+        .options = g->options, .n_options = g->n_options, .report = report};
+    assert_int_equal(mm_config_new(&source, &g->config), 0);
+    const char *topics[MM_ROUTE_LANES_MAX + 1];
+    struct mm_metrics_info info = {
+        .version = "test",
+        .librdkafka = mm_kafka_version(),
+        .mosquitto = "none",
+        .n_workers = g->config->kafka_workers,
+        .n_lanes = mm_park_topics(g->config, topics),
+        .kafka_topics = topics,
+    };
+    assert_int_equal(mm_log_new(g->config->log_level, &g->log), 0);
+    assert_int_equal(mm_format_new("Topic", "Content", &g->format), 0);
+    assert_int_equal(mm_metrics_new(&info, &g->metrics), 0);
+    open_logs(g);
+    start_threads(g);
+}
+
+static void keep_line(void *arg, enum mm_log_level level, const char *line)
+{
+    struct rig *g = arg;
+    if (level >= MM_LOG_INFO && g->n_lines < 200) {
+        snprintf(g->lines[g->n_lines++], MM_LOG_LINE_LEN, "%s", line);
+    }
+}
+
+size_t rig_count_lines(struct rig *g, const char *text)
+{
+    size_t n = 0;
+    mm_log_drain(g->log, keep_line, g);
+    for (size_t i = 0; i < g->n_lines; i++) {
+        n += strstr(g->lines[i], text) != NULL;
+    }
+    return n;
+}
+
+bool rig_logged(struct rig *g, const char *text)
+{
+    return rig_count_lines(g, text) > 0;
+}
+
+struct mm_snapshot rig_figures(struct rig *g)
+{
+    struct mm_snapshot shot;
+    mm_metrics_snapshot(g->metrics, g->spool, &shot);
+    return shot;
+}
+
+int rig_publish(struct rig *g, const char *topic, const void *payload, size_t payload_len)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    struct mm_record r = {
+        .time_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,
+        .type = MM_RECORD_MESSAGE,
+        .topic = topic,
+        .topic_len = (uint16_t)strlen(topic),
+        .payload = payload,
+        .payload_len = (uint32_t)payload_len,
+    };
+    struct mm_metrics_broker *b = mm_metrics_broker(g->metrics);
+    mm_counter_add(&b->received[1], 1);
+    int err = mm_spool_append(g->spool, &r);
+    if (err != 0) {
+        mm_counter_add(&b->refused[MM_REFUSED_FULL], 1);
+    } else {
+        g->n_appended++;
+    }
+    return err;
+}
+
+void rig_publish_many(struct rig *g, uint32_t n, uint32_t n_topics)
+{
+    static uint32_t number;
+    for (uint32_t i = 0; i < n; i++) {
+        char topic[32];
+        char payload[32];
+        snprintf(topic, sizeof topic, "plant/%u", number % n_topics);
+        snprintf(payload, sizeof payload, "%010u", number++);
+        assert_int_equal(rig_publish(g, topic, payload, strlen(payload)), 0);
+    }
+}
+
+bool rig_wait_empty(struct rig *g, uint64_t timeout_ms)
+{
+    uint64_t end = now_ms() + timeout_ms;
+    while (now_ms() < end) {
+        struct mm_snapshot shot = rig_figures(g);
+        if (shot.in_spool == 0 && shot.ledger_difference == 0) {
+            return true;
+        }
+        sleep_ms(5);
+    }
+    return false;
+}
+
+bool rig_wait_delivered(struct rig *g, uint64_t n, uint64_t timeout_ms)
+{
+    uint64_t end = now_ms() + timeout_ms;
+    while (now_ms() < end) {
+        struct mm_snapshot shot = rig_figures(g);
+        if (shot.delivered == n && shot.ledger_difference == 0) {
+            return true;
+        }
+        sleep_ms(5);
+    }
+    return false;
+}
+
+uint64_t rig_stop_workers(struct rig *g, uint32_t drain_ms)
+{
+    uint64_t start = now_ms();
+    mm_park_stop(g->park, drain_ms);
+    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
+        mm_worker_stop(g->workers[k], drain_ms);
+    }
+    mm_spool_wake(g->spool);
+    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
+        assert_true(mm_worker_join(g->workers[k], 20000));
+    }
+    assert_true(mm_park_join(g->park, 20000));
+    return now_ms() - start;
+}
+
+void rig_close(struct rig *g)
+{
+    (void)rig_logged(g, "");
+    mm_park_close(g->park);
+    mm_spool_close(g->spool);
+    main_spool = NULL;
+    assert_int_equal(g->budget.allocated, 0);
+    mm_dead_close(g->dead);
+    mm_format_free(g->format);
+    mm_metrics_free(g->metrics);
+    mm_log_free(g->log);
+    mm_config_free(g->config);
+    g->config = NULL;
+}
+
+void rig_free(struct rig *g)
+{
+    if (g->config != NULL) {
+        rig_close(g);
+    }
+    rd_kafka_mock_cluster_destroy(g->cluster);
+    rd_kafka_destroy(g->host);
+    free(g);
+}
+
+/* --- reading back -------------------------------------------------------------------------------
+ */
+
+static void copy_header(rd_kafka_headers_t *headers, const char *name, char *dst, size_t dst_len)
+{
+    const void *value;
+    size_t len;
+    if (rd_kafka_header_get_last(headers, name, &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        snprintf(dst, dst_len, "%.*s", (int)len, (const char *)value);
+    }
+}
+
+static void remember(struct seen *seen, const rd_kafka_message_t *m)
+{
+    assert_true(seen->n < MAX_MESSAGES);
+    struct seen_message *s = &seen->message[seen->n++];
+    snprintf(s->key, sizeof s->key, "%.*s", (int)m->key_len, (const char *)m->key);
+    snprintf(s->value, sizeof s->value, "%.*s", (int)m->len, (const char *)m->payload);
+    s->time_ms = rd_kafka_message_timestamp(m, NULL);
+    rd_kafka_headers_t *headers;
+    if (rd_kafka_message_headers(m, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        copy_header(headers, "mm-id", s->id, sizeof s->id);
+        copy_header(headers, "mm-error", s->error, sizeof s->error);
+        copy_header(headers, "mm-reason", s->reason, sizeof s->reason);
+        copy_header(headers, "mm-kafka-topic", s->kafka_topic, sizeof s->kafka_topic);
+    }
+}
+
+struct seen *consume(struct rig *g, const char *topic, int n_partitions)
+{
+    struct seen *seen = calloc(1, sizeof *seen);
+    assert_non_null(seen);
+    char errstr[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    rd_kafka_conf_set(conf, "bootstrap.servers", g->bootstrap, NULL, 0);
+    rd_kafka_conf_set(conf, "group.id", "test", NULL, 0);
+    rd_kafka_conf_set(conf, "enable.partition.eof", "true", NULL, 0);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);
+    assert_non_null(rk);
+    for (int p = 0; p < n_partitions; p++) {
+        rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+        rd_kafka_topic_partition_list_add(list, topic, p)->offset = RD_KAFKA_OFFSET_BEGINNING;
+        assert_int_equal(rd_kafka_assign(rk, list), 0);
+        rd_kafka_topic_partition_list_destroy(list);
+        for (bool end = false; !end;) {
+            rd_kafka_message_t *m = rd_kafka_consumer_poll(rk, 15000);
+            assert_non_null(m);
+            end = m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
+            if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+                remember(seen, m);
+            }
+            rd_kafka_message_destroy(m);
+        }
+    }
+    rd_kafka_consumer_close(rk);
+    rd_kafka_destroy(rk);
+    return seen;
+}
+
+void check_order(const struct seen *seen)
+{
+    for (size_t i = 0; i < seen->n; i++) {
+        for (size_t j = i + 1; j < seen->n; j++) {
+            if (strcmp(seen->message[i].key, seen->message[j].key) == 0) {
+                assert_true(strcmp(seen->message[i].id, "") != 0);
+                unsigned long a = strtoul(strrchr(seen->message[i].id, '-') + 1, NULL, 10);
+                unsigned long b = strtoul(strrchr(seen->message[j].id, '-') + 1, NULL, 10);
+                if (a >= b) {
+                    print_message("%s: %lu is followed by %lu\n", seen->message[i].key, a, b);
+                }
+                assert_true(a < b); /* also: none twice */
+                break;
+            }
+        }
+    }
+}
+
+void check_all_there(struct rig *g, int n_partitions)
+{
+    struct seen *seen = consume(g, "mqtt", n_partitions);
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(seen->n, g->n_appended - shot.dead_lettered - shot.dropped);
+    check_order(seen);
+    free(seen);
+}
+
+void rig_publish_to(struct rig *g, const char *topic, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        char payload[32];
+        snprintf(payload, sizeof payload, "%010u", i);
+        assert_int_equal(rig_publish(g, topic, payload, strlen(payload)), 0);
+    }
+}
+
+void check_topic(struct rig *g, const char *kafka_topic, size_t n, const char *keys)
+{
+    struct seen *seen = consume(g, kafka_topic, 1);
+    assert_int_equal(seen->n, n);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(strncmp(seen->message[i].key, keys, strlen(keys)), 0);
+    }
+    check_order(seen);
+    free(seen);
+}

@@ -1,0 +1,621 @@
+/* The log on disk when the system fails it: calls that fail, at a moment that the test chooses. */
+#include "mm_error.h"
+#include "mm_layout.h"
+#include "mm_record.h"
+#include "mm_spool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define SCAN 100000
+#define SEGMENT_BYTES (64U * 1024)
+#define PAYLOAD_LEN 1000
+#define BLOCK_LEN 4096
+
+static char directory[] = "/tmp/mm_faults_XXXXXX";
+
+static int make_directory(void **state)
+{
+    (void)state;
+    snprintf(directory, sizeof directory, "/tmp/mm_faults_XXXXXX");
+    return mkdtemp(directory) == NULL;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *place)
+{
+    (void)st;
+    (void)type;
+    (void)place;
+    return remove(path);
+}
+
+static int remove_directory(void **state)
+{
+    (void)state;
+    return nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void sleep_ms(long ms)
+{
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+}
+
+/* --- faults -------------------------------------------------------------------------------------
+ */
+
+/* The linker turns the library's calls into these. */
+uint64_t __wrap_mm_spool_now_ns(void);
+uint64_t __real_mm_spool_now_ns(void);
+
+/* What the log's clock is ahead by: its pauses need no waiting. */
+static _Atomic uint64_t ahead_ns;
+
+uint64_t __wrap_mm_spool_now_ns(void)
+{
+    return __real_mm_spool_now_ns() + atomic_load(&ahead_ns);
+}
+
+ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset);
+ssize_t __real_pread(int fd, void *dst, size_t len, off_t offset);
+int __wrap_usleep(useconds_t us);
+
+/* Blocks of segment files that the disk does not give: a bit for each of the first 64. */
+static uint64_t bad_blocks;
+
+static bool is_file(int fd, const char *name)
+{
+    char link[64];
+    char path[256] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, name) != NULL;
+}
+
+ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset)
+{
+    for (off_t at = offset; bad_blocks != 0 && at < offset + (off_t)len; at += BLOCK_LEN) {
+        if ((bad_blocks >> (at / BLOCK_LEN % 64) & 1) != 0 && is_file(fd, ".seg")) {
+            errno = EIO;
+            return -1;
+        }
+    }
+    return __real_pread(fd, dst, len, offset);
+}
+
+/* Time passes as quickly as the log waits. */
+int __wrap_usleep(useconds_t us)
+{
+    atomic_fetch_add(&ahead_ns, us * UINT64_C(1000));
+    return 0;
+}
+
+void __wrap_mm_dir_boot_id(uint8_t boot[16]);
+int __wrap_fdatasync(int fd);
+int __real_fdatasync(int fd);
+int __wrap_msync(void *addr, size_t len, int flags);
+int __real_msync(void *addr, size_t len, int flags);
+
+static uint8_t boot_id[16];
+
+void __wrap_mm_dir_boot_id(uint8_t boot[16])
+{
+    memcpy(boot, boot_id, sizeof boot_id);
+}
+
+/* STATE as it was when it was last made safe. */
+static uint8_t safe_state[2 * MM_LAYOUT_STATE_LEN];
+static atomic_int n_bad_syncs; /* so many fail from now on */
+
+int __wrap_fdatasync(int fd)
+{
+    if (is_file(fd, "/STATE")) {
+        (void)pread(fd, safe_state, sizeof safe_state, 0);
+    } else if (atomic_load(&n_bad_syncs) > 0) {
+        atomic_fetch_sub(&n_bad_syncs, 1);
+        errno = EIO;
+        return -1;
+    }
+    return __real_fdatasync(fd);
+}
+
+/* What the kernel does (errseq_t): an error of a mapping and its file is told once, to whoever of
+ * those that sync by it comes first. The others hear that all is well. */
+static atomic_bool overlap; /* syncs wait for another one; the producer's is told nothing */
+static _Thread_local bool is_producer;
+static atomic_int n_in_sync;
+
+int __wrap_msync(void *addr, size_t len, int flags)
+{
+    if (atomic_load(&overlap)) {
+        atomic_fetch_add(&n_in_sync, 1);
+        for (int i = 0; i < 300 && atomic_load(&n_in_sync) < 2; i++) {
+            sleep_ms(1);
+        }
+        if (!is_producer) {
+            sleep_ms(100);
+            errno = EIO;
+            return -1;
+        }
+        return 0;
+    }
+    if (atomic_load(&n_bad_syncs) > 0) {
+        atomic_fetch_sub(&n_bad_syncs, 1);
+        errno = EIO;
+        return -1;
+    }
+    return __real_msync(addr, len, flags);
+}
+
+/* --- a log --------------------------------------------------------------------------------------
+ */
+
+static struct mm_spool_options plain(void)
+{
+    return (struct mm_spool_options){.max_bytes = 1 << 20,
+                                     .segment_bytes = SEGMENT_BYTES,
+                                     .n_readers = 1,
+                                     .manual = true,
+                                     .dir = directory};
+}
+
+static struct mm_spool *open_log(const struct mm_spool_options *opts)
+{
+    struct mm_spool *s;
+    char errstr[256];
+    if (mm_spool_open(opts, &s, errstr, sizeof errstr) != 0) {
+        fail_msg("%s", errstr);
+    }
+    return s;
+}
+
+static int append(struct mm_spool *s, uint8_t qos)
+{
+    static const char payload[PAYLOAD_LEN];
+    struct mm_record r = {.time_ms = 1,
+                          .type = MM_RECORD_MESSAGE,
+                          .flags = qos,
+                          .topic_len = 1,
+                          .payload_len = sizeof payload,
+                          .topic = "t",
+                          .payload = payload};
+    return mm_spool_append(s, &r);
+}
+
+static void append_some(struct mm_spool *s, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(append(s, 1), 0);
+    }
+}
+
+/* Read all that there is; returns how many records that was. */
+static uint32_t read_all(struct mm_spool_reader *rd)
+{
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    uint32_t n = 0;
+    while (mm_spool_next(rd, SCAN, &r, &pos) == 0) {
+        n++;
+    }
+    return n;
+}
+
+/* A log whose process ended without a word: n records, the last of them in a file without seal. */
+static void leave_killed_log(uint32_t n)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct mm_spool_options opts = plain();
+        append_some(open_log(&opts), n);
+        _exit(0);
+    }
+    int status;
+    assert_true(pid > 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+/* --- descriptors --------------------------------------------------------------------------------
+ */
+
+/* No more descriptors for this process, as when a broker's clients have them all. */
+static void take_descriptors(struct rlimit *before)
+{
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, before), 0);
+    struct rlimit none = {.rlim_cur = 0, .rlim_max = before->rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+}
+
+static void give_descriptors(const struct rlimit *before)
+{
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, before), 0);
+}
+
+static void test_without_descriptors_records_wait(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    append_some(s, 200);
+    mm_spool_tick(s); /* what is full is not mapped any more */
+
+    struct rlimit before;
+    take_descriptors(&before);
+    for (int i = 0; i < 60; i++) {
+        struct mm_record r;
+        struct mm_spool_pos pos;
+        int err = mm_spool_next(rd, SCAN, &r, &pos);
+        if (err != MM_EIO) {
+            give_descriptors(&before);
+        }
+        assert_int_equal(err, MM_EIO);
+        atomic_fetch_add(&ahead_ns, UINT64_C(2000000000));
+    }
+    give_descriptors(&before);
+    assert_int_equal(read_all(rd), 200);
+    mm_spool_close(s);
+}
+
+/* drop_oldest is for want of room, and for nothing else that keeps a segment from being made. */
+static void test_without_descriptors_nothing_is_dropped(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.manual = false;
+    opts.drop_oldest = true;
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    append_some(s, 200);
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    sleep_ms(100);
+    struct rlimit before;
+    take_descriptors(&before);
+    uint32_t n = 0;
+    while (n < 400 && append(s, 1) == 0) {
+        n++; /* into the tail and what is prepared */
+    }
+    sleep_ms(500);
+    bool unwanted = mm_spool_unwanted(rd, &pos);
+    give_descriptors(&before);
+    assert_in_range(n, 1, 399);
+    assert_false(unwanted);
+    mm_spool_close(s);
+}
+
+/* A file system that the system has made read-only after an error can still be read. */
+static void test_segments_are_opened_for_reading_only(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    append_some(s, 200);
+    mm_spool_tick(s);
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    int n_reading = 0;
+    for (int fd = 0; fd < 64; fd++) {
+        char link[64];
+        char path[256] = "";
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "0001.seg") != NULL) {
+            assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+            n_reading++;
+        }
+    }
+    assert_int_equal(n_reading, 1);
+    mm_spool_close(s);
+}
+
+/* --- a start on a failing disk ------------------------------------------------------------------
+ */
+
+/* How many records a start finds that cannot read these blocks of a segment without seal. */
+static uint32_t start_without(uint64_t blocks)
+{
+    struct mm_spool_options opts = plain();
+    bad_blocks = blocks;
+    alarm(30); /* it ends */
+    struct mm_spool *s = open_log(&opts);
+    alarm(0);
+    bad_blocks = 0;
+    uint32_t n = read_all(mm_spool_reader(s, 0));
+    mm_spool_close(s);
+    return n;
+}
+
+static void test_a_start_passes_two_bad_places(void **state)
+{
+    (void)state;
+    leave_killed_log(40);
+    (void)start_without(UINT64_C(1) << 2 | UINT64_C(1) << 5);
+    assert_int_equal(start_without(0), 40);
+}
+
+/* A record that begins in a good block and ends in a bad one stops nobody for ever. */
+static void test_a_bad_block_costs_the_records_in_it(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    append_some(s, 100);
+    mm_spool_tick(s);
+    bad_blocks = UINT64_C(1) << 2;
+    uint32_t n = 0;
+    for (int i = 0; i < 100; i++) {
+        n += read_all(rd);
+        atomic_fetch_add(&ahead_ns, UINT64_C(1000000000));
+    }
+    bad_blocks = 0;
+    assert_in_range(n, 95, 97);
+    mm_spool_finish(rd, NULL, n, 0);
+    struct mm_spool_stats stats;
+    mm_spool_stats(s, &stats);
+    assert_int_equal(stats.n_lost, 100 - n);
+    mm_spool_close(s);
+}
+
+/* What could not be read at the start is still looked for when the disk gives it again. */
+static void test_what_a_start_cannot_read_is_kept(void **state)
+{
+    (void)state;
+    leave_killed_log(40);
+    assert_int_equal(start_without(~UINT64_C(0) << 4), 40);
+}
+
+/* Numbers that may stand in what could not be read are not given to others. */
+static void test_numbers_that_cannot_be_read_are_not_used_again(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    leave_killed_log(40);
+    bad_blocks = ~UINT64_C(0) << 4;
+    struct mm_spool *s = open_log(&opts);
+    bad_blocks = 0;
+    append_some(s, 40);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 80);
+    mm_spool_close(s);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------
+ */
+
+/* The number of the first record that is read. */
+static uint64_t first_seq(struct mm_spool_reader *rd)
+{
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    return r.seq;
+}
+
+static void put_state(const uint8_t *bytes)
+{
+    char path[sizeof directory + 8];
+    snprintf(path, sizeof path, "%s/STATE", directory);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, sizeof safe_state, 0), sizeof safe_state);
+    close(fd);
+}
+
+/* The power goes soon after a start: what the STATE of the stop before it says must not be all that
+ * there is. */
+static void test_a_start_is_on_the_disk_before_records_are(void **state)
+{
+    (void)state;
+    memset(boot_id, 1, sizeof boot_id);
+    struct mm_spool_options opts = plain();
+    mm_spool_close(open_log(&opts));
+    struct mm_spool *s = open_log(&opts);
+    uint8_t at_failure[sizeof safe_state];
+    memcpy(at_failure, safe_state, sizeof at_failure);
+    append_some(s, 5); /* delivered, say, and then the power goes */
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    assert_int_equal(read_all(rd), 5);
+    struct mm_spool_pos end;
+    mm_spool_cursor(rd, &end);
+    mm_spool_finish(rd, NULL, 5, 0);
+    mm_spool_close(s); /* deletes the segment: it never came to the disk */
+    put_state(at_failure);
+    memset(boot_id, 2, sizeof boot_id);
+    s = open_log(&opts);
+    append_some(s, 1);
+    assert_true(first_seq(mm_spool_reader(s, 0)) >= end.seq);
+    mm_spool_close(s);
+}
+
+/* Where the system does not tell its boot id, nobody knows that it is the same. */
+static void test_an_unknown_boot_is_another_one(void **state)
+{
+    (void)state;
+    memset(boot_id, 0, sizeof boot_id);
+    leave_killed_log(5);
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    assert_int_equal(read_all(rd), 5);
+    append_some(s, 1);
+    assert_true(first_seq(rd) > UINT64_C(1) << 32);
+    mm_spool_close(s);
+}
+
+static void test_a_stop_that_deletes_is_in_order(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    append_some(s, 200);
+    assert_int_equal(read_all(rd), 200);
+    mm_spool_finish(rd, NULL, 200, 0);
+    mm_spool_close(s);
+    s = open_log(&opts);
+    assert_true(mm_spool_found(s)->clean);
+    mm_spool_close(s);
+}
+
+/* --- syncs --------------------------------------------------------------------------------------
+ */
+
+static void test_what_failed_to_sync_is_not_called_safe(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 5);
+    atomic_store(&n_bad_syncs, 1);
+    assert_int_equal(mm_spool_sync(s), MM_EIO);
+    assert_int_equal(mm_spool_sync(s), MM_EIO); /* that nothing was tried makes it no better */
+    append_some(s, 1);                          /* into another segment */
+    assert_int_equal(mm_spool_sync(s), 0);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 6);
+    mm_spool_close(s);
+}
+
+static void *sync_log(void *arg)
+{
+    is_producer = false;
+    (void)mm_spool_sync(arg);
+    return NULL;
+}
+
+/* The keeper hears of the error; the producer's own sync, at the same time, does not. */
+static void test_always_believes_no_sync_beside_one_that_fails(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.sync = MM_SPOOL_SYNC_ALWAYS;
+    struct mm_spool *s = open_log(&opts);
+    is_producer = true;
+    assert_int_equal(append(s, 1), 0); /* the first one makes the file safe as well */
+    assert_int_equal(append(s, 0), 0);
+    atomic_store(&n_in_sync, 0);
+    atomic_store(&overlap, true);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, sync_log, s), 0);
+    while (atomic_load(&n_in_sync) == 0) {
+        sleep_ms(1);
+    }
+    int err = append(s, 1);
+    pthread_join(thread, NULL);
+    atomic_store(&overlap, false);
+    assert_int_equal(err, MM_EIO);
+    mm_spool_close(s);
+}
+
+/* --- whose it is --------------------------------------------------------------------------------
+ */
+
+/* Somebody takes the LOCK for a leftover and deletes it. */
+static void test_without_its_lock_file_a_directory_is_in_use(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    char path[sizeof directory + 8];
+    snprintf(path, sizeof path, "%s/LOCK", directory);
+    assert_int_equal(unlink(path), 0);
+    struct mm_spool *other;
+    char errstr[256];
+    assert_int_equal(mm_spool_open(&opts, &other, errstr, sizeof errstr), MM_EBUSY);
+    mm_spool_close(s);
+}
+
+/* --- what is in it ------------------------------------------------------------------------------
+ */
+
+/* A file of a segment with one record. */
+static void put_segment(uint64_t file, uint64_t run_seq, uint64_t seq)
+{
+    _Alignas(8) uint8_t bytes[2 * MM_LAYOUT_HEADER_LEN] = {0};
+    struct mm_layout_header h = {
+        .uuid = {1}, .file = file, .run_seq = run_seq, .salt = file, .size = sizeof bytes};
+    struct mm_record r = {.seq = seq, .type = MM_RECORD_MESSAGE, .topic_len = 1, .topic = "t"};
+    r.topic_hash = mm_topic_hash(r.topic, r.topic_len);
+    mm_layout_encode_header(bytes, &h);
+    uint8_t *at = bytes + MM_LAYOUT_HEADER_LEN;
+    mm_record_commit(at, mm_record_encode(at, h.salt, &r));
+    char path[sizeof directory + 32];
+    snprintf(path, sizeof path, "%s/%016" PRIx64 ".seg", directory, file);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, sizeof bytes), sizeof bytes);
+    close(fd);
+}
+
+/* A file that somebody made must not lead the numbers where no new record is ever read. */
+static void test_impossible_numbers_are_set_aside(void **state)
+{
+    (void)state;
+    put_segment(1, 1, 1);
+    put_segment(2, UINT64_MAX, UINT64_MAX);
+    put_segment(3, 1, UINT64_MAX - 1);
+    put_segment(4, 1000, 2);
+    put_segment(UINT64_MAX, 1, 3); /* no name of ours: another number could not be above it */
+    put_segment(0, 1, 4);          /* nor this one */
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 3);
+    append_some(s, 5);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 6);
+    mm_spool_close(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_without_descriptors_records_wait, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_without_descriptors_nothing_is_dropped, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_segments_are_opened_for_reading_only, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_start_passes_two_bad_places, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_bad_block_costs_the_records_in_it, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_a_start_cannot_read_is_kept, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_numbers_that_cannot_be_read_are_not_used_again,
+                                        make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_start_is_on_the_disk_before_records_are,
+                                        make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_an_unknown_boot_is_another_one, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_stop_that_deletes_is_in_order, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_failed_to_sync_is_not_called_safe, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_always_believes_no_sync_beside_one_that_fails,
+                                        make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_without_its_lock_file_a_directory_is_in_use,
+                                        make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_impossible_numbers_are_set_aside, make_directory,
+                                        remove_directory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
