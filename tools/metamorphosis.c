@@ -1,11 +1,14 @@
 /* metamorphosis - the command-line tool.
  *
  * Exit codes: 0 good, 1 something bad was found or happened, 2 wrong use. */
+#include "dead.h"
 #include "mm_config.h"
 #include "mm_kafka.h"
 #include "mm_version.h"
 #include "mock_kafka.h"
+#include "spool.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +18,7 @@ struct command
     const char *usage;
     const char *what;
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+    bool explains;                     /* says itself what was wrong with its use */
 };
 
 static int run_version(int argc, char **argv)
@@ -37,11 +41,20 @@ static int run_options(int argc, char **argv)
 }
 
 static const struct command commands[] = {
+    {"dead", DEAD_USAGE,
+     "dead letters in the directory of a spool, or in a copy of it: list them, show their "
+     "payloads,\n"
+     "      send them to Kafka again",
+     run_dead, false},
     {"mock-kafka", MOCK_KAFKA_USAGE,
      "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
-     run_mock_kafka},
-    {"options", "", "print the option reference (Markdown)", run_options},
-    {"version", "", "print the version", run_version},
+     run_mock_kafka, false},
+    {"options", "", "print the option reference (Markdown)", run_options, false},
+    {"spool", SPOOL_USAGE,
+     "the directory of a spool, in use or not, or a copy of it: list its files, show how it is,\n"
+     "      read every byte, show records, send them to Kafka again, mend what is damaged",
+     run_spool, true},
+    {"version", "", "print the version", run_version, false},
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
@@ -84,7 +97,7 @@ int main(int argc, char **argv)
         return 2;
     }
     int result = command->run(argc - 1, argv + 1);
-    if (result == 2) {
+    if (result == 2 && !command->explains) {
         fprintf(stderr, "usage: metamorphosis %s %s\n", command->name, command->usage);
     }
     return result;

@@ -1,0 +1,617 @@
+#include "redrive.h"
+
+#include "mm_error.h"
+#include "mm_format.h"
+#include "mm_kafka.h"
+#include "mm_log.h"
+#include "mm_text.h"
+#include "redriven.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Letters read ahead of Kafka's answers. Fewer bytes than the client's queue takes. */
+#define WINDOW_LETTERS 200
+#define WINDOW_BYTES ((size_t)16 * 1024 * 1024)
+
+#define POLL_MS 20
+#define SECOND_NS UINT64_C(1000000000)
+#define DRAIN_MS 5000
+#define NEW_PRODUCER_PAUSE_NS (SECOND_NS / 5)
+
+enum parcel_state {
+    PARCEL_WAITING, /* to be sent, for the first time or again */
+    PARCEL_OUT,
+    PARCEL_DELIVERED,
+    PARCEL_REFUSED,
+};
+
+/* One letter on its way, in one allocation. */
+struct parcel
+{
+    struct parcel *next;
+    enum parcel_state state;
+    const char *error; /* of PARCEL_REFUSED; static */
+    const char *reason;
+    uint64_t time_ms;
+    const char *id; /* NUL-terminated, as kafka_topic */
+    const char *kafka_topic;
+    const char *key;
+    size_t key_len;
+    const char *value;
+    size_t value_len;
+    char bytes[];
+};
+
+/* A Kafka topic that took nothing: its other letters need not be tried. */
+struct bad_topic
+{
+    struct bad_topic *next;
+    const char *error; /* static */
+    const char *reason;
+    char name[];
+};
+
+struct redriver
+{
+    const struct redrive_options *opts;
+    struct letters *letters;
+    struct mm_config *config;
+    struct mm_format *format;
+    struct mm_log *log;
+    struct redriven *redriven;
+    struct mm_kafka *kafka;
+    struct mm_log_limit error_limit;
+
+    struct parcel *first; /* in the order of the log */
+    struct parcel *last;
+    size_t n_parcels;
+    size_t n_bytes;
+    bool at_end; /* of the log */
+    bool failed; /* nothing more can be done */
+    struct bad_topic *bad_topics;
+    struct idset taken; /* a letter may be in the log twice */
+
+    uint64_t start_ns;
+    uint64_t made_ns;   /* when the producer was made */
+    uint64_t answer_ns; /* of Kafka's last answer */
+    uint64_t shown_ns;  /* when progress was last shown; 0: never */
+    uint64_t n_delivered;
+    uint64_t n_refused;
+    uint64_t n_before;     /* redriven by an earlier call */
+    uint64_t n_no_payload; /* or no id: cannot be sent */
+    uint64_t n_wanted;     /* of opts->ids, found */
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+/* --- telling ------------------------------------------------------------------------------------
+ */
+
+static void clear_progress(struct redriver *rd)
+{
+    if (rd->shown_ns != 0) {
+        fputs("\r\033[K", stderr);
+        rd->shown_ns = 0;
+    }
+}
+
+static void show_progress(struct redriver *rd, uint64_t now_ns)
+{
+    if (now_ns - rd->start_ns < SECOND_NS || now_ns - rd->shown_ns < SECOND_NS / 5 ||
+        !isatty(STDERR_FILENO)) {
+        return;
+    }
+    fprintf(stderr, "\r\033[K%u %%, %" PRIu64 " delivered, %zu under way",
+            letters_percent(rd->letters), rd->n_delivered, rd->n_parcels);
+    rd->shown_ns = now_ns;
+}
+
+static void print_line(void *arg, enum mm_log_level level, const char *line)
+{
+    (void)level;
+    clear_progress(arg);
+    fprintf(stderr, "metamorphosis: %s\n", line);
+}
+
+static void report_finding(void *arg, enum mm_log_level level, const char *line)
+{
+    if (level >= MM_LOG_WARN) {
+        print_line(arg, level, line);
+    }
+}
+
+static void tell_refusal(struct redriver *rd,
+                         const char *id,
+                         const char *topic,
+                         const char *error,
+                         const char *reason)
+{
+    clear_progress(rd);
+    fprintf(stderr, "metamorphosis: %s was not delivered to %s: %s (%s)\n", id, topic, error,
+            reason);
+    rd->n_refused++;
+}
+
+static void fail(struct redriver *rd, const char *why)
+{
+    clear_progress(rd);
+    fprintf(stderr, "metamorphosis: %s\n", why);
+    rd->failed = true;
+}
+
+/* --- from the log into the window ---------------------------------------------------------------
+ */
+
+/* Is this letter to be sent? Counts why not. */
+static bool is_wanted(struct redriver *rd, const struct mm_dead_view *view)
+{
+    const struct redrive_options *o = rd->opts;
+    if (o->ids->n_ids > 0 && !idset_has(o->ids, view->id.text, view->id.len)) {
+        return false;
+    }
+    bool has_id = idset_is_id(view->id.text, view->id.len);
+    if (has_id && idset_has(&rd->taken, view->id.text, view->id.len)) {
+        return false;
+    }
+    if (has_id && !idset_add(&rd->taken, view->id.text, view->id.len)) {
+        fail(rd, mm_strerror(MM_ENOMEM));
+        return false;
+    }
+    rd->n_wanted++;
+    if (!has_id || !view->has_payload) {
+        char id[MM_PRINTABLE_LEN];
+        clear_progress(rd);
+        fprintf(stderr, "metamorphosis: %s cannot be sent: %s\n",
+                mm_printable(view->id.text, view->id.len, id, sizeof id),
+                has_id ? "its payload was not kept" : "it has no id");
+        rd->n_no_payload++;
+        return false;
+    }
+    if (!o->again && redriven_has(rd->redriven, view->id.text, view->id.len)) {
+        rd->n_before++;
+        return false;
+    }
+    return true;
+}
+
+/* Copy len bytes and a NUL to *at, and move it behind them. */
+static const char *put(char **at, const void *data, size_t len)
+{
+    char *start = *at;
+    if (len > 0) {
+        memcpy(start, data, len);
+    }
+    start[len] = '\0';
+    *at = start + len + 1;
+    return start;
+}
+
+/* A copy of the letter, with its value made. NULL: out of memory. */
+static struct parcel *make_parcel(const struct redriver *rd,
+                                  const struct mm_record *rec,
+                                  const struct mm_dead_view *view)
+{
+    struct mm_dead_text topic = view->kafka_topic;
+    if (rd->opts->topic != NULL) {
+        topic = (struct mm_dead_text){rd->opts->topic, (uint32_t)strlen(rd->opts->topic)};
+    }
+    size_t value_room = rd->opts->raw
+                            ? rec->payload_len
+                            : mm_format_json_bound(rd->format, rec->topic_len, rec->payload_len);
+    struct parcel *p =
+        malloc(sizeof *p + view->id.len + topic.len + rec->topic_len + 3 + value_room);
+    if (p == NULL) {
+        return NULL;
+    }
+    char *at = p->bytes;
+    *p = (struct parcel){.time_ms = rec->time_ms};
+    p->id = put(&at, view->id.text, view->id.len);
+    p->kafka_topic = put(&at, topic.text, topic.len);
+    p->key = put(&at, rec->topic, rec->topic_len);
+    p->key_len = rec->topic_len;
+    p->value = at;
+    if (!rd->opts->raw) {
+        p->value_len = mm_format_json(rd->format, rec->topic, rec->topic_len, rec->payload,
+                                      rec->payload_len, at);
+    } else if (rec->payload_len > 0) {
+        memcpy(at, rec->payload, rec->payload_len);
+        p->value_len = rec->payload_len;
+    }
+    return p;
+}
+
+static const struct bad_topic *find_bad_topic(const struct redriver *rd, const char *name)
+{
+    const struct bad_topic *t = rd->bad_topics;
+    while (t != NULL && strcmp(t->name, name) != 0) {
+        t = t->next;
+    }
+    return t;
+}
+
+static void add_parcel(struct redriver *rd, struct parcel *p)
+{
+    if (rd->last == NULL) {
+        rd->first = p;
+    } else {
+        rd->last->next = p;
+    }
+    rd->last = p;
+    rd->n_parcels++;
+    rd->n_bytes += p->value_len;
+}
+
+/* Read letters while the window has room. */
+static void fill_window(struct redriver *rd)
+{
+    struct mm_record rec;
+    struct mm_dead_view view;
+    while (!rd->at_end && !rd->failed && rd->n_parcels < WINDOW_LETTERS &&
+           rd->n_bytes < WINDOW_BYTES) {
+        if (!letters_next(rd->letters, &rec, &view)) {
+            rd->at_end = true;
+            return;
+        }
+        if (!is_wanted(rd, &view)) {
+            continue;
+        }
+        struct parcel *p = make_parcel(rd, &rec, &view);
+        if (p == NULL) {
+            fail(rd, mm_strerror(MM_ENOMEM));
+            return;
+        }
+        add_parcel(rd, p);
+    }
+}
+
+/* --- Kafka --------------------------------------------------------------------------------------
+ */
+
+static void mark_topic(struct redriver *rd, const struct parcel *p)
+{
+    if (find_bad_topic(rd, p->kafka_topic) != NULL) {
+        return;
+    }
+    size_t len = strlen(p->kafka_topic);
+    struct bad_topic *t = malloc(sizeof *t + len + 1);
+    if (t == NULL) {
+        return; /* its letters are tried one by one */
+    }
+    memcpy(t->name, p->kafka_topic, len + 1);
+    t->error = p->error;
+    t->reason = p->reason;
+    t->next = rd->bad_topics;
+    rd->bad_topics = t;
+}
+
+static void settle(struct redriver *rd, struct parcel *p, const struct mm_kafka_report *r)
+{
+    if (r->class == MM_KAFKA_AGAIN) {
+        p->state = PARCEL_WAITING; /* it fell with another one */
+        return;
+    }
+    rd->answer_ns = clock_ns(CLOCK_MONOTONIC);
+    if (r->class == MM_KAFKA_DELIVERED) {
+        p->state = PARCEL_DELIVERED;
+        return;
+    }
+    p->state = PARCEL_REFUSED;
+    p->error = r->error;
+    p->reason = r->reason;
+    if (r->class == MM_KAFKA_WAIT) {
+        mark_topic(rd, p); /* what is wrong is wrong with the topic */
+    }
+}
+
+/* Called by mm_kafka_poll() and mm_kafka_close(). */
+static void on_report(void *arg, const struct mm_kafka_report *r)
+{
+    settle(arg, r->tag, r);
+}
+
+static bool make_producer(struct redriver *rd)
+{
+    struct mm_kafka_options opts = {
+        .config = rd->config,
+        .single = true, /* one bad letter must not take others with it */
+        .on_report = on_report,
+        .arg = rd,
+        .log = rd->log,
+        .error_limit = &rd->error_limit,
+    };
+    /* The client's threads inherit the mask: signals are for this thread. */
+    sigset_t all;
+    sigset_t before;
+    char errstr[512];
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = mm_kafka_new(&opts, &rd->kafka, errstr, sizeof errstr);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    rd->made_ns = clock_ns(CLOCK_MONOTONIC);
+    if (err != 0) {
+        fail(rd, errstr);
+    }
+    return err == 0;
+}
+
+/* What had no report until now has none to come. */
+static void end_producer(struct redriver *rd, uint32_t wait_ms)
+{
+    mm_kafka_close(rd->kafka, wait_ms);
+    rd->kafka = NULL;
+    for (struct parcel *p = rd->first; p != NULL; p = p->next) {
+        p->state = p->state == PARCEL_OUT ? PARCEL_WAITING : p->state;
+    }
+}
+
+/* A producer that has refused one message sends no others: they get a new one. */
+static void renew_producer(struct redriver *rd)
+{
+    const char *error;
+    const char *reason;
+    bool strict;
+    if (!mm_kafka_failed(rd->kafka, &error, &reason, &strict)) {
+        return;
+    }
+    if (!strict) {
+        clear_progress(rd);
+        fprintf(stderr,
+                "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
+                error, reason);
+    }
+    end_producer(rd, DRAIN_MS);
+    if (rd->answer_ns < rd->made_ns) {
+        /* It failed without an answer to anything: so may the next. */
+        struct timespec pause = {.tv_nsec = NEW_PRODUCER_PAUSE_NS};
+        nanosleep(&pause, NULL);
+    }
+    (void)make_producer(rd);
+}
+
+/* Hand over one letter, if that can be now. Those of one partition stay in order: while one of them
+ * must wait, so must those behind it. */
+static void send_parcel(struct redriver *rd, struct parcel *p)
+{
+    const struct bad_topic *bad = find_bad_topic(rd, p->kafka_topic);
+    if (bad != NULL) {
+        p->state = PARCEL_REFUSED;
+        p->error = bad->error;
+        p->reason = bad->reason;
+        return;
+    }
+    uint64_t now_ms = clock_ns(CLOCK_REALTIME) / 1000000;
+    struct mm_kafka_header id = {.name = "mm-id", .value = p->id, .value_len = strlen(p->id)};
+    struct mm_kafka_message m = {
+        .topic = p->kafka_topic,
+        .key = p->key,
+        .key_len = p->key_len,
+        .value = p->value,
+        .value_len = p->value_len,
+        .headers = &id,
+        .n_headers = 1,
+        .time_ms = p->time_ms < now_ms ? p->time_ms : now_ms,
+        .tag = p,
+    };
+    struct mm_kafka_report report;
+    int err = mm_kafka_produce(rd->kafka, &m, &report);
+    if (err == MM_EKAFKA) {
+        settle(rd, p, &report);
+    } else if (err == 0) {
+        p->state = PARCEL_OUT;
+    }
+}
+
+static void send_window(struct redriver *rd)
+{
+    for (struct parcel *p = rd->first; p != NULL; p = p->next) {
+        if (p->state == PARCEL_WAITING) {
+            send_parcel(rd, p);
+        }
+    }
+}
+
+/* Note what was delivered, tell what was refused, forget both. */
+static void clear_window(struct redriver *rd)
+{
+    bool noted = false;
+    rd->last = NULL;
+    for (struct parcel **at = &rd->first; *at != NULL;) {
+        struct parcel *p = *at;
+        if (p->state == PARCEL_DELIVERED) {
+            rd->n_delivered++;
+            noted = true;
+            rd->failed = !redriven_note(rd->redriven, p->id, strlen(p->id)) || rd->failed;
+        } else if (p->state == PARCEL_REFUSED) {
+            tell_refusal(rd, p->id, p->kafka_topic, p->error, p->reason);
+        } else {
+            rd->last = p;
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        rd->n_parcels--;
+        rd->n_bytes -= p->value_len;
+        free(p);
+    }
+    if (noted && !redriven_sync(rd->redriven)) {
+        fail(rd, "stopped: what is delivered must be noted, or it would be sent again");
+    }
+}
+
+static void check_patience(struct redriver *rd, uint64_t now_ns)
+{
+    if (interrupted) {
+        fail(rd, "interrupted");
+    } else if (now_ns - rd->answer_ns > rd->opts->timeout_s * SECOND_NS) {
+        char why[512];
+        snprintf(why, sizeof why, "no answer from Kafka (%s) for %u s%s%s",
+                 rd->config->kafka_bootstrap, rd->opts->timeout_s,
+                 mm_kafka_last_error(rd->kafka)[0] == '\0' ? "" : ": ",
+                 mm_kafka_last_error(rd->kafka));
+        fail(rd, why);
+    }
+}
+
+static void send_all(struct redriver *rd)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    rd->answer_ns = clock_ns(CLOCK_MONOTONIC);
+    if (!make_producer(rd)) {
+        return;
+    }
+    for (;;) {
+        bool idle = rd->n_parcels == 0;
+        fill_window(rd);
+        rd->answer_ns = idle ? clock_ns(CLOCK_MONOTONIC) : rd->answer_ns;
+        if (rd->failed || (rd->at_end && rd->n_parcels == 0)) {
+            break;
+        }
+        send_window(rd);
+        mm_kafka_poll(rd->kafka, POLL_MS);
+        clear_window(rd);
+        mm_log_drain(rd->log, print_line, rd);
+        renew_producer(rd);
+        if (rd->failed) {
+            break;
+        }
+        uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+        check_patience(rd, now_ns);
+        show_progress(rd, now_ns);
+    }
+    end_producer(rd, DRAIN_MS);
+    clear_window(rd);
+    mm_log_drain(rd->log, print_line, rd);
+}
+
+/* --- without Kafka ------------------------------------------------------------------------------
+ */
+
+static void show_all(struct redriver *rd)
+{
+    while (fill_window(rd), rd->first != NULL) {
+        for (struct parcel *p = rd->first; p != NULL;) {
+            struct parcel *next = p->next;
+            printf("%s would be sent to %s (%zu bytes)\n", p->id, p->kafka_topic, p->value_len);
+            rd->n_delivered++;
+            free(p);
+            p = next;
+        }
+        rd->first = rd->last = NULL;
+        rd->n_parcels = rd->n_bytes = 0;
+    }
+}
+
+/* --- all of it ----------------------------------------------------------------------------------
+ */
+
+/* Returns the exit code; 0: ready. */
+static int prepare(struct redriver *rd)
+{
+    const struct redrive_options *o = rd->opts;
+    struct mm_config_source source = {.options = o->settings,
+                                      .n_options = o->n_settings,
+                                      .report = report_finding,
+                                      .report_arg = rd};
+    int err = mm_config_new(&source, &rd->config);
+    if (err == MM_EINVAL) {
+        return 2; /* told */
+    }
+    if (err == 0) {
+        err =
+            mm_format_new(rd->config->json_topic_name, rd->config->json_content_name, &rd->format);
+    }
+    if (err == 0) {
+        err = mm_log_new(MM_LOG_WARN, &rd->log);
+    }
+    if (err != 0) {
+        fail(rd, mm_strerror(err));
+        return 1;
+    }
+    return redriven_open(letters_dir(rd->letters), !o->dry_run, &rd->redriven) ? 0 : 1;
+}
+
+static void summarise(const struct redriver *rd)
+{
+    printf("%s %" PRIu64 " dead letter%s", rd->opts->dry_run ? "would send" : "delivered",
+           rd->n_delivered, rd->n_delivered == 1 ? "" : "s");
+    const struct
+    {
+        uint64_t n;
+        const char *what;
+    } rest[] = {
+        {rd->n_before, "sent again before"},
+        {rd->n_refused, "not taken by Kafka"},
+        {rd->n_no_payload, "that cannot be sent"},
+        {rd->n_parcels, "given up"},
+    };
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++) {
+        if (rest[i].n > 0) {
+            printf(", %" PRIu64 " %s", rest[i].n, rest[i].what);
+        }
+    }
+    printf("%s\n", rd->at_end ? "" : "; not all letters were looked at");
+}
+
+static void release(struct redriver *rd)
+{
+    while (rd->first != NULL) {
+        struct parcel *next = rd->first->next;
+        free(rd->first);
+        rd->first = next;
+    }
+    while (rd->bad_topics != NULL) {
+        struct bad_topic *next = rd->bad_topics->next;
+        free(rd->bad_topics);
+        rd->bad_topics = next;
+    }
+    idset_fini(&rd->taken);
+    redriven_close(rd->redriven);
+    mm_log_free(rd->log);
+    mm_format_free(rd->format);
+    mm_config_free(rd->config);
+}
+
+int redrive(struct letters *letters, const struct redrive_options *opts)
+{
+    struct redriver rd = {.opts = opts, .letters = letters, .start_ns = clock_ns(CLOCK_MONOTONIC)};
+    int result = prepare(&rd);
+    if (result == 0) {
+        if (opts->dry_run) {
+            show_all(&rd);
+        } else {
+            send_all(&rd);
+        }
+        clear_progress(&rd);
+        if (rd.n_wanted < opts->ids->n_ids && rd.at_end) {
+            fprintf(stderr, "metamorphosis: not all of the ids are there: %" PRIu64 " of %zu\n",
+                    rd.n_wanted, opts->ids->n_ids);
+            rd.failed = true;
+        }
+        summarise(&rd);
+        result = rd.failed || rd.n_parcels > 0 || rd.n_refused > 0 || rd.n_no_payload > 0 ||
+                 letters_damaged(letters);
+    }
+    release(&rd);
+    return result;
+}
