@@ -4,7 +4,8 @@ MM_TEST_KAFKA=host:port      a cluster for the tests that neither stop nor confi
 MM_TEST_MOSQUITTO=path       the broker, otherwise mosquitto from the PATH
 MM_TEST_PLUGIN=path          the plugin, otherwise the one of the release preset
 MM_TEST_PRELOAD=libraries    preloaded into the broker: the run-time library of a sanitizer
-MM_TEST_LONG=1               outages of 30 s and more, instead of a few
+MM_TEST_LONG=1               outages of 30 s and more, a thousand kills, 2 GiB of backlog, instead of a few
+MM_TEST_SEED=number          of the random tests, to see a run again that they have printed
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import pytest
 
 from harness import ports, processes
 from harness.broker import Broker
+from harness.disk import SmallDisk
 from harness.kafka import Cluster, Kafka
 
-_LONGEST_TEST = 240  # seconds, of one test in its short form
+_LONGEST_TEST = 240  # seconds, of one test in its short form; five times that in its long form
 _figures = pytest.StashKey[list[str]]()
 
 
@@ -54,6 +56,25 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         node.close()
 
 
+@pytest.fixture(scope="session")
+def _second_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    node = Kafka(tmp_path_factory.mktemp("second-kafka"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def pausable(_second_kafka: Kafka) -> Iterator[Kafka]:
+    """A node that tests may pause, and no more: it is shared by them, one after the other."""
+    try:
+        yield _second_kafka
+    finally:
+        _second_kafka.resume()
+
+
 @pytest.fixture
 def kafka_port_of_nobody() -> int:
     """A port on which no Kafka will ever answer."""
@@ -76,6 +97,26 @@ def make_kafka(tmp_path: Path) -> Iterator[MakeKafka]:
             node = Kafka(tmp_path / f"kafka-{count}", properties)
             stack.callback(node.close)
             return node
+
+        yield make
+
+
+MakeDisk = Callable[..., SmallDisk]
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """make_disk(size): a mounted file system of so many bytes, emptied and gone at the end of the test. To be asked for
+    before make_broker, whose brokers must end first."""
+    with contextlib.ExitStack() as stack:
+        count = 0
+
+        def make(size: int, **more: Any) -> SmallDisk:
+            nonlocal count
+            count += 1
+            disk = SmallDisk(tmp_path / f"disk-{count}", size, **more)
+            stack.callback(disk.close)
+            return disk
 
         yield make
 
@@ -139,6 +180,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         raise TimeoutError(f"{item.nodeid} runs for more than {limit} s")
 
     limit = _LONGEST_TEST * (5 if long_form() else 1)
+    marker = item.get_closest_marker("limit")
+    if marker is not None and long_form():
+        limit = marker.kwargs["long"]
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(limit)
     try:

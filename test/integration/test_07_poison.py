@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -97,3 +98,16 @@ def test_a_whole_batch_refused_is_not_dead(kafka: Cluster, make_broker: MakeBrok
     assert metrics.dead_lettered == 0
     records = {record.mm_id: record for record in read_topic(kafka.bootstrap, topic)}
     assert [record.payload for record in records.values()] == payloads
+
+
+def test_poisons_in_a_row(kafka: Cluster, make_broker: MakeBroker, figure: Callable[[str], None]) -> None:
+    """Nothing but poison, then one good message: each letter costs a new producer, but no growing pause."""
+    topic = kafka.new_topic(config={"max.message.bytes": "3000"})
+    broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": topic}).start()
+    n = 100
+    mqtt.publish_all(broker.port, [(f"bad/{number}", os.urandom(4000)) for number in range(n)] + [("good", b"1")])
+    begin = time.monotonic()
+    metrics = broker.health.wait_drained(40)
+    assert metrics.dead_lettered == n
+    assert metrics.delivered == 1
+    figure(f"{n} dead letters in {time.monotonic() - begin:.1f} s")

@@ -18,13 +18,21 @@ _BAD: dict[str, list[str]] = {
     "kafka_broker": ["localhost:0", "localhost:65536", "localhost:", ":9092", "a b", "localhost,", "a:1:2", "[::1"],
     "kafka_port": ["0", "65536", "9092x", "-1", "1e3", "0x10", "9 092"],
     "kafka_topic": ["a/b", "a b", ".", "..", "æ", "x" * 250],
+    "route": ["a", "a/#/b t", "a t key=x", "a b c", "a,,b t", "a t/u", "$share/group/a t"],
     "kafka_workers": ["0", "65", "two", "1.5", "-1", "+1", "99999999999999999999"],
     "kafka_retry_interval": ["0", "10s", "3601", "-5"],
     "kafka_test_message": ["maybe", "2"],
     "kafka_test_topic": ["a b", "x" * 250],
     "json_field_names": ["Topic", "a,b,c", "a,a", ",b", "a,"],
     "spool_max_bytes": ["1", "1X", "-1M", "1MB2", "99999999999999999999", "16777216G", "1 M", "M"],
+    "spool_dir": ["spool", "./spool", "~/spool"],
+    "spool_sync": ["often", "fsync"],
+    "spool_sync_interval_ms": ["9", "60001", "500ms"],
+    "spool_min_free": ["5%", "-1", "1025G"],
+    "spool_writer": ["write"],
     "when_full": ["block", "drop"],
+    "dead_letter_max_bytes": ["0", "255k", "auto"],
+    "dead_letter_topic": ["a b", "x" * 250, "mqtt"],
     "refuse_v5": ["close"],
     "health_port": ["65536", "http", "-1"],
     "health_address": ["localhost", "1.2.3", "::g"],
@@ -133,6 +141,18 @@ def test_given_twice(make_broker: MakeBroker) -> None:
     """An option that is given twice is an error: which one counts would be a guess."""
     log = _refused(make_broker, [("kafka_topic", "one"), ("kafka_topic", "two")])
     assert _lines(log, "kafka_topic", "one", "two"), log
+
+
+def test_topics_that_collide(make_broker: MakeBroker) -> None:
+    """Kafka topics that differ in '.' and '_' alone: refused with the reason, since Kafka has only one of them."""
+    log = _refused(make_broker, [("kafka_topic", "a.b"), ("route", "x a_b")])
+    assert _lines(log, "option route", '"a.b"', '"a_b"', "Kafka's metrics"), log
+
+
+def test_no_effect_in_memory(make_broker: MakeBroker) -> None:
+    """Options of the spool on disk without spool_dir: a warning names them, and the broker starts."""
+    broker = make_broker({"spool_sync": "always"}, env={"SPOOL_WRITER": "mmap"}).start()
+    broker.wait_log("no effect on a spool in memory.*: spool_sync, SPOOL_WRITER")
 
 
 def test_all_mistakes_at_once(make_broker: MakeBroker) -> None:

@@ -35,7 +35,7 @@ def test_what_was_acknowledged_is_delivered(
     delivery = check_delivery(ledger, records, repeated_payloads=0)
     figure(f"stop took {stopped.seconds:.2f} s, {ledger.n_acked} acknowledged, {delivery}")
     assert stopped.seconds <= _LONGEST
-    found = re.search(r"(\d+) messages received, (\d+) delivered.* (\d+) were still in the spool", broker.logs())
+    found = re.search(r"(\d+) messages received, (\d+) delivered.* (\d+) are still in the spool", broker.logs())
     assert found, broker.logs()
     assert int(found[1]) == int(found[2]) == len(records)
     assert int(found[3]) == 0
@@ -66,7 +66,7 @@ def test_stop_without_kafka(
     stopped = broker.stop()  # a second SIGTERM changes nothing
     figure(f"stop took {stopped.seconds:.2f} s")
     assert stopped.seconds <= _LONGEST
-    assert re.search(r"\b5000 were still in the spool in memory", broker.logs()), broker.logs()
+    assert re.search(r"\b5000 are still in the spool in memory", broker.logs()), broker.logs()
     if trouble == "frozen":
         kafka.resume()
 

@@ -20,6 +20,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLE = _ROOT / "mosquitto.conf.example"
 _OPTIONS = _ROOT / "docs" / "options.md"
 _METRICS = _ROOT / "docs" / "metrics.md"
+_DURABILITY = _ROOT / "docs" / "durability.md"
+_README = _ROOT / "README.md"
+_FAILURES = _ROOT / "docs" / "failures.md"
 
 _OPTION_LINE = re.compile(r"^(?P<off>#?)plugin_opt_(?P<name>\S+) (?P<value>.+)$")
 
@@ -33,7 +36,8 @@ def _reference() -> str:
 
 def _known_options() -> dict[str, str | None]:
     """Each option with its default, as the reference's table has them; None: it has no default."""
-    rows = re.findall(r"^\| `(\w+)` \| `\w+` \| (?:`([^`]*)`|not set) \|", _reference(), re.MULTILINE)
+    default = r"(?:`([^`]*)`(?:, or `\w+` when `spool_dir` is set)?|not set)"
+    rows = re.findall(rf"^\| `(\w+)` \| `\w+` \| {default} \|", _reference(), re.MULTILINE)
     assert len(rows) > 10, "the reference has another form than it had"
     return {name: default or None for name, default in rows}
 
@@ -107,8 +111,11 @@ def test_the_example_works(kafka: Cluster, make_broker: MakeBroker, everything: 
     if everything:
         text = re.sub(r"^#(?=plugin_opt_(?!rdkafka\.)|max_packet_size )", "", text, flags=re.MULTILINE)
         assert len(re.findall(r"^plugin_opt_", text, re.MULTILINE)) == len(_known_options())
-        text = _replace(text, r"^plugin_opt_kafka_test_topic .*$", f"plugin_opt_kafka_test_topic {kafka.new_topic()}")
+        for name in ("kafka_test_topic", "dead_letter_topic"):
+            text = _replace(text, rf"^plugin_opt_{name} .*$", f"plugin_opt_{name} {kafka.new_topic()}")
+        text = _replace(text, r"(?<=^plugin_opt_route plant/\+/alarm,office/\+/alarm )alarms$", kafka.new_topic())
     broker = make_broker()
+    text = _replace(text, r"^plugin_opt_spool_dir .*$", f"plugin_opt_spool_dir {broker.directory / 'spool'}")
     _use_example(broker, kafka, topic, text)
     broker.start()
     mqtt.publish_all(broker.port, [("a", b"x")])
@@ -154,3 +161,115 @@ def test_every_metric_is_documented(kafka: Cluster, make_broker: MakeBroker) -> 
                     continue
                 assert f"`{label}`" in row, f"{name} has a label {label}"
                 assert label not in ("reason", "state") or f"`{value}`" in row, f"{name} has {label}={value}"
+
+
+def _tests_of(file: Path) -> set[str]:
+    pattern = r"^def (test_\w+)\(" if file.suffix == ".py" else r"^static void (test_\w+)\("
+    return set(re.findall(pattern, file.read_text(), re.MULTILINE))
+
+
+def test_failures_name_tests_that_are_there() -> None:
+    """Each row of docs/failures.md names a test, each test that it names exists, and each test of the spool on disk is
+    named."""
+    files = {path.name: path for kind in ("*.py", "*.c") for path in (_ROOT / "test").rglob(kind)}
+    programs = (_ROOT / "test" / "torture" / "CMakeLists.txt").read_text()
+    torture = {f"torture_{name}" for name in re.findall(r"^\s*mm_torture_test\((\w+) ", programs, re.MULTILINE)}
+    torture |= {
+        f"torture_{part}" for parts in re.findall(r"foreach\(part ([\w ]+)\)", programs) for part in parts.split()
+    }
+    named: set[tuple[str, str]] = set()
+    for line in _FAILURES.read_text().splitlines():
+        cells = line.split(" | ")
+        if not line.startswith("| ") or cells[0] in ("| fault", "| ---"):
+            continue
+        tests = re.findall(r"`(?:(test_\w+\.(?:py|c))::)?(\w+)`", cells[2])
+        found = {(file, name) for file, name in tests if file or name.startswith("torture_")}
+        assert len(cells) == 5 and found, f"not a row with a test: {line}"
+        named |= found
+    for file, name in sorted(named):
+        if file:
+            assert file in files and name in _tests_of(files[file]), f"no {file}::{name}"
+        else:
+            assert name in torture, f"no {name}"
+    for file, path in sorted(files.items()):
+        if re.match(r"test_2[1-7]_", file):
+            left_out = {(file, name) for name in _tests_of(path)} - named
+            assert not left_out, f"not in {_FAILURES.name}: {sorted(left_out)}"
+
+
+# A place of a name or a figure in a format string; of those with PRIu64 and the like the percent sign is left.
+_PLACE = r"%[-0-9.*]*(?:zu|llu|[a-z])?"
+_LITERAL = r'"((?:[^"\\]|\\.)*)"'
+# What many lines have in common, and explains none.
+_BOILERPLATE = ('spool_dir "', "more since the last such line")
+_CALLS = r"(?:mm_log_write|mm_keeper_tell|set_aside|\bfail|print_line|snprintf\(errstr)\b"
+# Who speaks of the spool, from the disk to the broker.
+_SPEAKERS = [
+    f"mm_{name}"
+    for name in "dir recover spool spool_read housekeeper keeper parkdir park worker plugin".split()
+]
+
+
+def _source(path: Path) -> str:
+    """The text of a file with adjacent literals joined."""
+    text = re.sub(r'"\s*PRI\w+\s*"', "", path.read_text())
+    return re.sub(r'"\s*"', "", text)
+
+
+def _fixed(text: str) -> list[str]:
+    """What is left of a format string or of a quoted line without its places, if it is more than a word."""
+    parts = [part.strip() for part in re.split(rf"{_PLACE}|…", text.replace('\\"', '"'))]
+    return [part for part in parts if len(part) > 7 and part not in _BOILERPLATE]
+
+
+def _quoted_lines() -> list[str]:
+    """What stands in backquotes in the first column of the tables of log lines."""
+    part = _DURABILITY.read_text().split("\n## Lines of the log\n")[1]
+    cells = [row.split(" | ")[0] for row in part.splitlines() if row.startswith("| `")]
+    return [quoted for cell in cells for quoted in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_log_lines_are_the_programs() -> None:
+    """The fixed parts of each line of the log that docs/durability.md explains stand in the source, in one literal."""
+    sources = [_source(path) for path in sorted((_ROOT / "plugin").glob("*.c"))]
+    said = [part for source in sources for text in re.findall(_LITERAL, source) for part in _fixed(text)]
+    quoted = _quoted_lines()
+    assert len(quoted) > 60, "the tables have another form than they had"
+    for line in quoted:
+        parts = _fixed(line)
+        assert parts, f"too short to be found: {line}"
+        for part in parts:
+            assert any(part in text for text in said), f"{_DURABILITY.name} quotes what nobody says: {line}"
+
+
+def test_every_line_is_explained() -> None:
+    """Whatever the plugin tells the log about the spool, or gives as the reason why the broker does not start, is
+    explained in docs/durability.md."""
+    explained = [part for line in _quoted_lines() for part in _fixed(line)]
+    n = 0
+    for module in _SPEAKERS:
+        for text in re.findall(rf"{_CALLS}[^;{{}}]*?{_LITERAL}", _source(_ROOT / "plugin" / f"{module}.c")):
+            fixed = _fixed(text)
+            n += 1
+            if fixed:
+                told = any(part in said for part in explained for said in fixed)
+                assert told, f"{module}.c says {text!r}, and {_DURABILITY.name} does not explain it"
+    assert n > 60, "the lines are written in another way than they were"
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [_README, *sorted((_ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Each link inside the repository leads to a file that is there, and to a heading of it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"\n\s*", " ", path.read_text())):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{path.name} leads to {target}"
+        assert not anchor or anchor in _anchors(there), f"{path.name} leads to {target}"

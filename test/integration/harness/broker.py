@@ -74,10 +74,15 @@ class Broker:
         config_tail: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         leak_check: bool = True,
+        binary: str | None = None,
+        launcher: Sequence[str] = (),
+        user: str = "root",
     ) -> None:
         """options: of the plugin, without plugin_opt_; health_port is added unless it is there. config_lines come
         before the plugin's part, config_tail behind it. env: what the broker finds in its environment. leak_check:
-        whether a sanitizer, if there is one, looks for leaks at the end."""
+        whether a sanitizer, if there is one, looks for leaks at the end. binary: another broker than the usual one.
+        launcher: a command that starts it in its own place, prlimit for instance. user: that a root's broker becomes.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self.port = ports.free_port()
         self.directory = directory
@@ -85,6 +90,8 @@ class Broker:
         self._output = directory / "mosquitto.out"
         self._env = dict(env or {})
         self._leak_check = leak_check
+        self._binary = binary
+        self._launcher = list(launcher)
         self._child: Child | None = None
         pairs = list(options.items() if isinstance(options, Mapping) else options)
         names = [name for name, _ in pairs]
@@ -99,16 +106,29 @@ class Broker:
             pairs.append(("health_port", self.health_port))
         self.health = Health(self.health_port)
         self.config = directory / "mosquitto.conf"
-        lines = [
+        self._head = [
             f"listener {self.port} 127.0.0.1",
             "allow_anonymous true",
             f"log_dest file {self._log}",
-            *(["user root"] if os.getuid() == 0 else []),
+            *([f"user {user}"] if os.getuid() == 0 else []),
             *config_lines,
         ]
         if plugin:
-            lines += [f"plugin {plugin_file()}", *(f"plugin_opt_{name} {value}" for name, value in pairs)]
-        self.config.write_text("\n".join([*lines, *config_tail]) + "\n")
+            self._head.append(f"plugin {plugin_file()}")
+        self._pairs = pairs if plugin else []
+        self._tail = config_tail
+        self._write_config()
+
+    def _write_config(self) -> None:
+        options = [f"plugin_opt_{name} {value}" for name, value in self._pairs]
+        self.config.write_text("\n".join([*self._head, *options, *self._tail]) + "\n")
+
+    def change(self, **options: str | int | None) -> Broker:
+        """Other values for some of the plugin's options, from the next start on; None takes one away."""
+        kept = [(name, value) for name, value in self._pairs if name not in options]
+        self._pairs = kept + [(name, value) for name, value in options.items() if value is not None]
+        self._write_config()
+        return self
 
     @property
     def child(self) -> Child:
@@ -133,7 +153,7 @@ class Broker:
         """Start without waiting."""
         assert self._child is None, "the broker is running already"
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        argv = [mosquitto_binary(), "-c", str(self.config)]
+        argv = [*self._launcher, self._binary or mosquitto_binary(), "-c", str(self.config)]
         if preloaded():
             # By env(1), so that what runs before the broker is not preloaded.
             argv = ["env", f"LD_PRELOAD={preloaded()}", *argv]

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from harness import ports
 from harness.processes import Child
@@ -240,6 +240,14 @@ class Cluster:
         resource = ConfigResource(ConfigResource.Type.TOPIC, name)
         entries = self._admin().describe_configs([resource])[resource].result(30)
         return {key: entry.value for key, entry in entries.items()}
+
+    def change_topic(self, name: str, config: Mapping[str, str]) -> None:
+        """Set settings of a topic."""
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        self._admin().incremental_alter_configs([resource])[resource].result(30)
 
     def answers(self) -> bool:
         """Does a client get metadata now?"""
