@@ -86,8 +86,6 @@ struct mm_kafka_header
     size_t value_len;
 };
 
-#define MM_KAFKA_HEADERS_MAX 8
-
 struct mm_kafka_message
 {
     const char *topic; /* Kafka's; NUL-terminated */
@@ -95,7 +93,7 @@ struct mm_kafka_message
     size_t key_len;
     const void *value;
     size_t value_len;
-    const struct mm_kafka_header *headers; /* n_headers, at most MM_KAFKA_HEADERS_MAX */
+    const struct mm_kafka_header *headers; /* n_headers of them; copied */
     size_t n_headers;
     uint64_t time_ms; /* since the epoch */
     void *tag;        /* comes back in the report */
@@ -106,8 +104,8 @@ struct mm_kafka_message
  *
  * Thread: the owner.
  * Errors: MM_EAGAIN, the partition is not warm yet: nothing for this topic until a report has come
- * for it; MM_EFULL, the client's queue is full: nothing for any topic; MM_EKAFKA, refused on the
- * spot, *report says what it means (tag is set). */
+ * for it; MM_EFULL, the client's queue or the memory is full: nothing for any topic; MM_EKAFKA,
+ * refused on the spot, *report says what it means (tag is set). *report is written to then only. */
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
                      struct mm_kafka_report *report);

@@ -23,6 +23,10 @@
 #define MAX_QUEUE_MESSAGES 40000U
 #define MIN_QUEUE_MESSAGES 4000U
 
+/* And the loose ones, which nothing waits for. */
+#define MAX_LOOSE_KBYTES (8U * 1024)
+#define MAX_LOOSE_MESSAGES 4000U
+
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
 
@@ -332,13 +336,15 @@ static size_t get_max_message(const rd_kafka_conf_t *conf)
 /* The client's queue is a window over the spool and never larger than it, but a message of the
  * largest size must find room: the client refuses for ever what is larger than its queue. */
 static int set_queue_size(rd_kafka_conf_t *conf,
-                          const struct mm_config *config,
+                          const struct mm_kafka_options *opts,
                           char *errstr,
                           size_t errstr_len)
 {
+    const struct mm_config *config = opts->config;
     uint32_t n = config->kafka_workers == 0 ? 1 : config->kafka_workers;
+    uint64_t max_kbytes = (opts->loose ? MAX_LOOSE_KBYTES : MAX_QUEUE_KBYTES) / n;
     uint64_t kbytes = config->spool_max_bytes / n / 1024;
-    kbytes = kbytes > MAX_QUEUE_KBYTES / n ? MAX_QUEUE_KBYTES / n : kbytes;
+    kbytes = kbytes > max_kbytes ? max_kbytes : kbytes;
     uint64_t least = 2 * (uint64_t)get_max_message(conf) / 1024 + 1;
     kbytes = kbytes < least ? least : kbytes;
     char value[24];
@@ -347,6 +353,7 @@ static int set_queue_size(rd_kafka_conf_t *conf,
     if (err == 0) {
         uint32_t messages = MAX_QUEUE_MESSAGES / n;
         messages = messages < MIN_QUEUE_MESSAGES ? MIN_QUEUE_MESSAGES : messages;
+        messages = opts->loose ? MAX_LOOSE_MESSAGES : messages;
         snprintf(value, sizeof value, "%u", messages);
         err = set_property(conf, "queue.buffering.max.messages", value, errstr, errstr_len);
     }
@@ -371,7 +378,7 @@ static int configure(rd_kafka_conf_t *conf,
                            errstr_len);
     }
     if (err == 0) {
-        err = set_queue_size(conf, opts->config, errstr, errstr_len);
+        err = set_queue_size(conf, opts, errstr, errstr_len);
     }
     if (err == 0 && opts->single) {
         err = set_property(conf, "batch.num.messages", "1", errstr, errstr_len);
@@ -561,7 +568,20 @@ static void *unconst(const void *p)
     return same;
 }
 
-#define N_PARTS 7 /* of a message without headers */
+/* Headers for the client. NULL: no memory. */
+static rd_kafka_headers_t *make_headers(const struct mm_kafka_message *m)
+{
+    rd_kafka_headers_t *headers = rd_kafka_headers_new(m->n_headers);
+    for (size_t i = 0; headers != NULL && i < m->n_headers; i++) {
+        const struct mm_kafka_header *h = &m->headers[i];
+        if (rd_kafka_header_add(headers, h->name, -1, h->value, (ssize_t)h->value_len) !=
+            RD_KAFKA_RESP_ERR_NO_ERROR) {
+            rd_kafka_headers_destroy(headers);
+            return NULL;
+        }
+    }
+    return headers;
+}
 
 int mm_kafka_produce(struct mm_kafka *k,
                      const struct mm_kafka_message *m,
@@ -571,7 +591,13 @@ int mm_kafka_produce(struct mm_kafka *k,
     if (topic == NULL || !(k->loose || may_send(topic, m))) {
         return MM_EAGAIN;
     }
-    rd_kafka_vu_t parts[N_PARTS + MM_KAFKA_HEADERS_MAX] = {
+    /* Not one by one as RD_KAFKA_VTYPE_HEADER: librdkafka before 2.12 frees those twice when the
+     * topic is known to be missing or forbidden (#4628). These are ours until it has taken them. */
+    rd_kafka_headers_t *headers = make_headers(m);
+    if (headers == NULL) {
+        return MM_EFULL;
+    }
+    rd_kafka_vu_t parts[] = {
         {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = topic->handle},
         {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = RD_KAFKA_PARTITION_UA},
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
@@ -579,20 +605,15 @@ int mm_kafka_produce(struct mm_kafka *k,
         {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {.ptr = unconst(m->key), .size = m->key_len}},
         {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = (int64_t)m->time_ms},
         {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = m->tag},
+        {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
     };
-    size_t n_parts = N_PARTS;
-    for (size_t i = 0; i < m->n_headers; i++) {
-        const struct mm_kafka_header *h = &m->headers[i];
-        parts[n_parts++] = (rd_kafka_vu_t){
-            .vtype = RD_KAFKA_VTYPE_HEADER,
-            .u.header = {.name = h->name, .val = h->value, .size = (ssize_t)h->value_len}};
-    }
-    rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, n_parts);
+    rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, sizeof parts / sizeof parts[0]);
     if (error == NULL) {
         k->n_out++;
         note_sent(topic, m);
         return 0;
     }
+    rd_kafka_headers_destroy(headers);
     rd_kafka_resp_err_t err = rd_kafka_error_code(error);
     rd_kafka_error_destroy(error);
     if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
