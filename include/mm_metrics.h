@@ -111,7 +111,9 @@ enum mm_metrics_slot {
     MM_SLOT_PRODUCER_RESTARTS = 26,
     MM_SLOT_TEST_MESSAGES = 27,
     MM_SLOT_PARKED = 28,
-    /* 29 to 31: free, 0 */
+    MM_SLOT_DEAD_COPIES = 29,
+    MM_SLOT_DEAD_COPIES_FAILED = 30,
+    /* 31: free, 0 */
 };
 
 /* What a worker is doing. */
@@ -160,6 +162,8 @@ struct mm_metrics_worker
     alignas(MM_CACHE_LINE) _Atomic uint64_t delivered;
     _Atomic uint64_t delivered_bytes; /* of the Kafka values */
     _Atomic uint64_t dead_lettered[MM_N_DEAD];
+    _Atomic uint64_t dead_copies; /* of dead letters, that dead_letter_topic has */
+    _Atomic uint64_t dead_copies_failed;
     _Atomic uint64_t dead_evicted; /* gauge: of the whole dead-letter log, when last looked at */
     _Atomic uint64_t dropped_oldest;
     _Atomic uint64_t retried;          /* records handed to Kafka's client again */

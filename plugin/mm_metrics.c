@@ -303,6 +303,8 @@ static void add_worker(uint64_t n[MM_LAYOUT_COUNTERS], const struct mm_metrics_w
     n[MM_SLOT_PRODUCER_RESTARTS] += mm_counter_get(&w->producer_restarts);
     n[MM_SLOT_TEST_MESSAGES] += mm_counter_get(&w->test_messages);
     n[MM_SLOT_PARKED] += mm_counter_get(&w->parked);
+    n[MM_SLOT_DEAD_COPIES] += mm_counter_get(&w->dead_copies);
+    n[MM_SLOT_DEAD_COPIES_FAILED] += mm_counter_get(&w->dead_copies_failed);
 }
 
 static void add_broker(uint64_t n[MM_LAYOUT_COUNTERS], const struct mm_metrics_broker *b)
@@ -589,6 +591,8 @@ static const char *const slot_names[MM_LAYOUT_COUNTERS] = {
     [MM_SLOT_PRODUCER_RESTARTS] = "producer_restarts",
     [MM_SLOT_TEST_MESSAGES] = "test_messages",
     [MM_SLOT_PARKED] = "parked",
+    [MM_SLOT_DEAD_COPIES] = "dead_letter_copies",
+    [MM_SLOT_DEAD_COPIES_FAILED] = "dead_letter_copies_failed",
 };
 /* clang-format on */
 
@@ -718,6 +722,11 @@ static void page_messages(struct page *p, const struct figures *f)
     counter(p, "metamorphosis_dead_letters_evicted_total",
             "Dead letters that were given up for newer ones, or kept without their payload.",
             f->dead_evicted);
+    counter(p, "metamorphosis_dead_letter_copies_total",
+            "Copies of dead letters that Kafka has acknowledged.", f->n[MM_SLOT_DEAD_COPIES]);
+    counter(p, "metamorphosis_dead_letter_copies_failed_total",
+            "Copies of dead letters that Kafka, or its client, has refused.",
+            f->n[MM_SLOT_DEAD_COPIES_FAILED]);
     counter(p, "metamorphosis_messages_retried_total",
             "Messages handed to the Kafka client once more.", f->n[MM_SLOT_RETRIED]);
     counter(p, "metamorphosis_messages_maybe_duplicated_total",

@@ -187,8 +187,9 @@ static const struct mm_option_def defs[] = {
     {
         .name = "dead_letter_topic", .type = MM_TYPE_KAFKA_TOPIC,
         FIELD(dead_letter_topic), .expected = expected_kafka_topic,
-        .meaning = "A Kafka topic that a copy of each dead letter goes to; not `kafka_topic`, nor "
-                   "that of a `route`.",
+        .meaning = "A Kafka topic that a copy of each dead letter goes to, with the reason in its "
+                   "headers; not `kafka_topic`, nor that of a `route`. A copy that fails is "
+                   "counted and not tried again.",
     },
     {
         .name = "health_port", .fallback = "8080", .type = MM_TYPE_NUMBER,

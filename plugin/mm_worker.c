@@ -2,6 +2,7 @@
 
 #include "mm_config.h"
 #include "mm_dead.h"
+#include "mm_dead_topic.h"
 #include "mm_error.h"
 #include "mm_format.h"
 #include "mm_kafka.h"
@@ -24,8 +25,9 @@
 #include <string.h>
 #include <time.h>
 
-/* More than the Kafka client's queue takes (100,000), so that the window is never what limits. A
- * power of two: places are found by a mask. */
+/* More than the Kafka clients' queues take together (40,000), with room for what waits behind those
+ * or is skipped, so that the window is hardly ever what limits. A power of two: places are found by
+ * a mask. */
 #define WINDOW_LEN (UINT64_C(1) << 17)
 #define SMALL_WINDOW_LEN (UINT64_C(1) << 14) /* of what is parked: there may be many of them */
 
@@ -62,6 +64,10 @@
 
 /* What was parked is on the disk so long after at the latest. */
 #define SYNC_NS (200 * UINT64_C(1000000))
+
+/* What the copies of dead letters get at the end: what is left of the time, within these limits. */
+#define COPIES_MIN_MS 200
+#define COPIES_MAX_MS 1000
 
 #define RESTART_MAX_S 30
 #define RETRY_MAX_MS (UINT64_C(300) * 1000)
@@ -114,14 +120,15 @@ struct mm_worker
 
     /* the worker's thread: sending */
     enum mm_worker_state state;
-    struct mm_kafka *kafka;  /* strict; NULL while parked, restarting and single */
-    struct mm_kafka *single; /* NULL until the first suspect */
-    bool failed;             /* a report asks for a drain */
-    bool park;               /* ... and for a pause */
-    bool unburied;           /* ... and for another: a dead letter could not be kept */
-    bool lane_parked;        /* a lane was parked after this drain */
-    bool producer_failed;    /* what is drained failed by itself */
-    bool probing;            /* the first record goes alone */
+    struct mm_kafka *kafka;           /* strict; NULL while parked, restarting and single */
+    struct mm_kafka *single;          /* NULL until the first suspect */
+    struct mm_dead_topic *dead_topic; /* NULL: no copies are wanted */
+    bool failed;                      /* a report asks for a drain */
+    bool park;                        /* ... and for a pause */
+    bool unburied;                    /* ... and for another: a dead letter could not be kept */
+    bool lane_parked;                 /* a lane was parked after this drain */
+    bool producer_failed;             /* what is drained failed by itself */
+    bool probing;                     /* the first record goes alone */
     bool up;
     bool ever_up;
     bool was_large;  /* the window was, since memory was last given back */
@@ -344,7 +351,14 @@ static void log_unburied(struct mm_worker *w, int err)
     }
 }
 
-/* Keep the record as a dead letter. */
+static void show_evicted(struct mm_worker *w)
+{
+    struct mm_dead_stats dead;
+    mm_dead_stats(w->opts.dead, &dead);
+    mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
+}
+
+/* Keep the record as a dead letter, and send a copy of it where that is wanted. */
 static int keep_letter(struct mm_worker *w,
                        const struct mm_entry *e,
                        const struct mm_record *rec,
@@ -372,10 +386,9 @@ static int keep_letter(struct mm_worker *w,
     if (err != 0 && err != MM_ETOOBIG) {
         return err;
     }
-    struct mm_dead_stats dead;
-    mm_dead_stats(w->opts.dead, &dead);
-    mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
+    show_evicted(w);
     log_burial(w, &letter, id, err == 0);
+    mm_dead_topic_send(w->dead_topic, &letter);
     return 0;
 }
 
@@ -1244,6 +1257,7 @@ static void poll_kafka(struct mm_worker *w, uint32_t timeout_ms)
     if (w->single != NULL) {
         mm_kafka_poll(w->single, w->kafka == NULL ? timeout_ms : 0);
     }
+    mm_dead_topic_poll(w->dead_topic);
     if (w->kafka == NULL && w->single == NULL && timeout_ms > 0) {
         struct timespec pause = {.tv_nsec = (long)timeout_ms * 1000000};
         nanosleep(&pause, NULL);
@@ -1441,6 +1455,17 @@ static bool finished(struct mm_worker *w)
     return (w->win.n_held == 0 && !mm_spool_pending(w->reader)) || waits || w->now_ns >= stop_at_ns;
 }
 
+/* The thread ends: give the copies that are on their way a moment. */
+static void end_copies(struct mm_worker *w)
+{
+    uint64_t stop_at_ns = atomic_load_explicit(&w->stop_at_ns, memory_order_relaxed);
+    read_clocks(w);
+    uint64_t left_ms = w->now_ns < stop_at_ns ? (stop_at_ns - w->now_ns) / 1000000 : 0;
+    left_ms = left_ms < COPIES_MIN_MS ? COPIES_MIN_MS : left_ms;
+    mm_dead_topic_close(w->dead_topic, left_ms > COPIES_MAX_MS ? COPIES_MAX_MS : (uint32_t)left_ms);
+    w->dead_topic = NULL;
+}
+
 static void *worker_main(void *arg)
 {
     struct mm_worker *w = arg;
@@ -1461,6 +1486,7 @@ static void *worker_main(void *arg)
     set_state(w, MM_WORKER_DRAINING);
     end_producer(w, &w->kafka, 500);
     end_producer(w, &w->single, 100);
+    end_copies(w); /* after all that may make a dead letter */
     sync_copied(w, true);
     advance_low(w);
     publish(w);
@@ -1473,6 +1499,7 @@ static void *worker_main(void *arg)
 
 static void free_worker(struct mm_worker *w)
 {
+    mm_dead_topic_close(w->dead_topic, 0);
     mm_window_fini(&w->win);
     free(w->value);
     free(w);
@@ -1499,6 +1526,7 @@ static void init_worker(struct mm_worker *w, const struct mm_worker_options *opt
     }
     /* The block may have been another worker's. */
     w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
+    show_evicted(w); /* by earlier processes */
     set_state(w, MM_WORKER_RUNNING);
     if (opts->role == MM_ROLE_LANE) {
         w->retry_ms = opts->first_try_s * UINT64_C(1000);
@@ -1506,6 +1534,25 @@ static void init_worker(struct mm_worker *w, const struct mm_worker_options *opt
         pause_for(w, MM_WORKER_PARKED, w->retry_ms);
     }
     publish(w);
+}
+
+/* Errors: MM_ENOMEM. */
+static int make_dead_topic(struct mm_worker *w, char *errstr, size_t errstr_len)
+{
+    struct mm_dead_topic_options opts = {
+        .config = w->opts.config,
+        .format = w->opts.format,
+        .metrics = w->m,
+        .log = w->opts.log,
+    };
+    if (opts.config->dead_letter_topic == NULL) {
+        return 0;
+    }
+    int err = mm_dead_topic_new(&opts, &w->dead_topic);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(err));
+    }
+    return err;
 }
 
 static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
@@ -1545,7 +1592,10 @@ int mm_worker_start(const struct mm_worker_options *opts,
         return MM_ENOMEM;
     }
     init_worker(w, opts);
-    int err = start_thread(w, errstr, errstr_len);
+    int err = make_dead_topic(w, errstr, errstr_len);
+    if (err == 0) {
+        err = start_thread(w, errstr, errstr_len);
+    }
     if (err != 0) {
         free_worker(w);
         return err;

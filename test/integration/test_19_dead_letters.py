@@ -19,7 +19,8 @@ from conftest import MakeBroker
 from harness import mqtt
 from harness.broker import Broker, plugin_file, preloaded
 from harness.consumer import Record, read_topic
-from harness.kafka import Cluster
+from harness.kafka import Cluster, unique
+from harness.metrics import Metrics
 
 _TEST = Path(__file__).resolve().parents[1]
 
@@ -344,6 +345,103 @@ def test_damage_is_told(make_scene: MakeScene, tmp_path: Path) -> None:
     done = scene.redrive(scene.spool)
     assert (done.code, done.out) == (1, b"delivered 4 dead letters\n")
     assert len(scene.large_records()) == 4
+
+
+_COPIES = "metamorphosis_dead_letter_copies_total"
+_COPIES_FAILED = "metamorphosis_dead_letter_copies_failed_total"
+
+
+def test_copies_in_a_kafka_topic(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """dead_letter_topic: what the topic's limit refuses is in the dead-letter log, and a copy of it in that topic: what
+    the record would have been, with four headers. A restart copies nothing again, and the counter goes on."""
+    topic = kafka.new_topic(config={"max.message.bytes": str(_LIMIT)})
+    copies = kafka.new_topic()
+    spool = tmp_path / "spool"
+    options = {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "dead_letter_topic": copies}
+    broker = make_broker(options | {"spool_dir": str(spool)}).start()
+    messages: list[tuple[bytes | str, bytes]] = []
+    for n, poison in enumerate(_POISONS):
+        messages += [(f"good/{n}", b"good"), (f"bad/{n % 2}", poison)]
+    mqtt.publish_all(broker.port, messages)
+    broker.health.wait_for(lambda m: m.get(_COPIES) == len(_POISONS), 30, "all copies")
+    metrics = broker.health.wait_drained(10)
+    assert (metrics.delivered, metrics.dead_lettered, metrics.get(_COPIES_FAILED)) == (5, 5, 0)
+
+    letters = _dead("ls", "--json", spool).objects
+    records = {record.mm_id: record for record in read_topic(kafka.bootstrap, copies)}
+    assert list(records) == [str(letter["id"]) for letter in letters]
+    for letter, poison in zip(letters, _POISONS, strict=True):
+        record = records[str(letter["id"])]
+        assert record.key == str(letter["mqtt_topic"]).encode()
+        assert record.fields == {"Topic": letter["mqtt_topic"], "Content": base64.b64encode(poison).decode()}
+        assert dict(record.headers) == {
+            "mm-id": str(letter["id"]).encode(),
+            "mm-error": b"MSG_SIZE_TOO_LARGE",
+            "mm-reason": str(letter["reason"]).encode(),
+            "mm-kafka-topic": topic.encode(),
+        }
+        assert len(record.headers) == 4
+        assert str(letter["received"]).endswith(f".{record.timestamp_ms % 1000:03}Z")
+    assert len(read_topic(kafka.bootstrap, topic)) == 5
+
+    broker.stop()
+    broker.start()
+    mqtt.publish_all(broker.port, [("bad/late", _POISONS[0])])
+    broker.health.wait_for(lambda m: m.get(_COPIES) == 6, 20, "one more copy")
+    assert len(read_topic(kafka.bootstrap, copies)) == 6
+
+
+@pytest.mark.parametrize("limit", [None, _LIMIT], ids=["no such topic", "too large for it, too"])
+def test_copies_that_fail(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, limit: int | None) -> None:
+    """They are counted and told, once for them all; the letters are in the dead-letter log and nowhere twice, and all
+    else flows. Once the reason is gone, the next letter is copied."""
+    topic = kafka.new_topic(config={"max.message.bytes": str(_LIMIT)})
+    copies = unique("copies") if limit is None else kafka.new_topic(config={"max.message.bytes": str(limit)})
+    spool = tmp_path / "spool"
+    options = {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "dead_letter_topic": copies}
+    options |= {"rdkafka.topic.metadata.propagation.max.ms": "500", "rdkafka.topic.metadata.refresh.interval.ms": "500"}
+    broker = make_broker(options | {"spool_dir": str(spool)}).start()
+    messages: list[tuple[bytes | str, bytes]] = [("bad", poison) for poison in _POISONS]
+    messages += [("good", b"%d" % n) for n in range(100)]
+    mqtt.publish_all(broker.port, messages)
+    broker.health.wait_for(lambda m: m.get(_COPIES_FAILED) == len(_POISONS), 30, "all copies have failed")
+    metrics = broker.health.wait_drained(10)
+    assert (metrics.delivered, metrics.dead_lettered, metrics.get(_COPIES)) == (100, 5, 0)
+    assert [o["payload_bytes"] for o in _dead("ls", "--json", spool).objects] == [len(poison) for poison in _POISONS]
+    (line,) = broker.wait_log("the copy of a dead letter for Kafka topic")
+    assert copies in line and ("UNKNOWN_TOPIC" if limit is None else "MSG_SIZE_TOO_LARGE") in line
+
+    if limit is None:
+        kafka.create_topic(copies)
+    else:
+        kafka.change_topic(copies, {"max.message.bytes": "1000000"})
+    before = 0.0
+
+    def another_was_copied(metrics: Metrics) -> bool:
+        nonlocal before
+        if metrics.get(_COPIES) > 0:
+            return True
+        if metrics.get(_COPIES_FAILED) > before:  # Kafka and its client learn it a little later
+            before = metrics.get(_COPIES_FAILED)
+            mqtt.publish_all(broker.port, [("bad", b"late".ljust(4000))])
+        return False
+
+    broker.health.wait_for(another_was_copied, 20, "a copy")
+    assert {record.payload for record in read_topic(kafka.bootstrap, copies)} == {b"late".ljust(4000)}
+    assert len(read_topic(kafka.bootstrap, topic)) == 100
+
+
+def test_evicted_letters_are_counted_over_a_restart(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """/metrics has the figure from the start on, not only from the next letter."""
+    topic = kafka.new_topic(config={"max.message.bytes": str(_LIMIT)})
+    options = {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "spool_dir": str(tmp_path / "spool")}
+    broker = make_broker(options | {"dead_letter_max_bytes": "256k", "spool_sync": "never"}).start()
+    mqtt.publish_all(broker.port, [("bad", os.urandom(20000)) for _ in range(30)])
+    evicted = broker.health.wait_drained(30).get("metamorphosis_dead_letters_evicted_total")
+    assert evicted > 0
+    broker.stop()
+    broker.start()
+    assert broker.health.scrape().get("metamorphosis_dead_letters_evicted_total") == evicted
 
 
 def test_wrong_use(make_scene: MakeScene, tmp_path: Path) -> None:

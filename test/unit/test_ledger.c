@@ -822,8 +822,8 @@ static void test_slots_are_fixed(void **state)
         "producer_restarts",
         "test_messages",
         "parked",
-        NULL,
-        NULL,
+        "dead_letter_copies",
+        "dead_letter_copies_failed",
         NULL,
     };
     for (int i = 0; i < MM_LAYOUT_COUNTERS; i++) {
@@ -866,6 +866,8 @@ static void count_each(struct mm_metrics_broker *b, struct mm_metrics_worker *w,
         [MM_SLOT_PRODUCER_RESTARTS] = &w->producer_restarts,
         [MM_SLOT_TEST_MESSAGES] = &w->test_messages,
         [MM_SLOT_PARKED] = &w->parked,
+        [MM_SLOT_DEAD_COPIES] = &w->dead_copies,
+        [MM_SLOT_DEAD_COPIES_FAILED] = &w->dead_copies_failed,
     };
     for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++) {
         if (counters[i] != NULL) {
@@ -935,6 +937,8 @@ static void test_counters_are_of_all_processes_and_threads(void **state)
         {MM_SLOT_PRODUCER_RESTARTS, "metamorphosis_producer_restarts_total"},
         {MM_SLOT_TEST_MESSAGES, "metamorphosis_test_messages_total"},
         {MM_SLOT_PARKED, "metamorphosis_messages_parked_total"},
+        {MM_SLOT_DEAD_COPIES, "metamorphosis_dead_letter_copies_total"},
+        {MM_SLOT_DEAD_COPIES_FAILED, "metamorphosis_dead_letter_copies_failed_total"},
     };
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
         assert_int_equal(value_in(page, shown[i].name), after[shown[i].slot]);

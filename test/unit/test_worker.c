@@ -614,6 +614,231 @@ static void test_a_record_of_an_unknown_type_is_a_dead_letter(void **state)
     rig_free(g);
 }
 
+/* A record that is a dead letter at once, whatever Kafka does. */
+static void publish_unknown(struct rig *g, const char *topic)
+{
+    struct mm_record r = {.type = 77,
+                          .topic = topic,
+                          .topic_len = (uint16_t)strlen(topic),
+                          .payload = "hello",
+                          .payload_len = 5,
+                          .time_ms = 1234567890123};
+    mm_counter_add(&mm_metrics_broker(g->metrics)->received[0], 1);
+    assert_int_equal(mm_spool_append(g->spool, &r), 0);
+    g->n_appended++;
+}
+
+static bool wait_copies(struct rig *g, uint64_t n, uint64_t n_failed)
+{
+    const struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    for (uint64_t end = now_ms() + 15000; now_ms() < end; sleep_ms(5)) {
+        if (mm_counter_get(&m->dead_copies) == n &&
+            mm_counter_get(&m->dead_copies_failed) == n_failed) {
+            return true;
+        }
+    }
+    print_message("%llu copies, %llu failed\n", (unsigned long long)mm_counter_get(&m->dead_copies),
+                  (unsigned long long)mm_counter_get(&m->dead_copies_failed));
+    return false;
+}
+
+static void test_a_dead_letter_is_copied_to_its_topic(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    publish_unknown(g, "a/b");
+    assert_true(wait_copies(g, 1, 0));
+    /* Refused in a batch, and by itself. */
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 2, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+                                      RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    assert_int_equal(rig_publish(g, "c", "x", 1), 0);
+    assert_true(rig_wait_empty(g, 20000));
+    assert_true(wait_copies(g, 2, 0));
+    struct seen *seen = consume(g, "dead", 1);
+    assert_int_equal(seen->n, 2);
+    char id[64];
+    snprintf(id, sizeof id, "%s-11", mm_spool_uuid(g->spool));
+    assert_string_equal(seen->message[0].id, id);
+    assert_string_equal(seen->message[0].key, "a/b");
+    assert_string_equal(seen->message[0].value, "{\"Topic\":\"a/b\",\"Content\":\"aGVsbG8=\"}");
+    assert_string_equal(seen->message[0].error, "UNKNOWN_RECORD_TYPE");
+    assert_string_equal(seen->message[0].reason, "unknown record type");
+    assert_string_equal(seen->message[0].kafka_topic, "mqtt");
+    assert_int_equal(seen->message[0].time_ms, 1234567890123);
+    assert_string_equal(seen->message[1].key, "c");
+    assert_string_equal(seen->message[1].error, "INVALID_RECORD");
+    free(seen);
+    /* The client takes no copy either: the letter is in the log. */
+    char big[4000] = {0};
+    assert_int_equal(rig_publish(g, "c", big, sizeof big), 0);
+    assert_int_equal(rig_publish(g, "c", big, 1490), 0); /* the JSON around it is too much */
+    assert_true(rig_wait_empty(g, 20000));
+    assert_true(wait_copies(g, 2, 2));
+    struct mm_dead_stats dead;
+    mm_dead_stats(g->dead, &dead);
+    assert_int_equal(dead.n_letters, 4);
+    assert_int_equal(rig_figures(g).dead_lettered, 4);
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+static void test_copies_that_are_refused_are_counted_and_hold_up_nothing(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_refuse(g, "dead", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
+    rig_option(g, "rdkafka.topic.metadata.refresh.interval.ms", "500");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    rig_publish_many(g, 50, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    publish_unknown(g, "a");
+    assert_true(wait_copies(g, 0, 1)); /* by a report */
+    for (int i = 0; i < 20; i++) {
+        publish_unknown(g, "a");
+        rig_publish_many(g, 20, 1);
+    }
+    assert_true(rig_wait_empty(g, 10000));
+    assert_true(wait_copies(g, 0, 21)); /* now on the spot */
+    struct mm_dead_stats dead;
+    mm_dead_stats(g->dead, &dead);
+    assert_int_equal(dead.n_letters, 21);
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.dead_lettered, 21);
+    assert_int_equal(shot.delivered, 450);
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts), 0);
+    assert_int_equal(
+        rig_count_lines(g, "copy of a dead letter for Kafka topic dead (dead_letter_topic) failed"),
+        1);
+    assert_true(rig_logged(g, "UNKNOWN_TOPIC"));
+    check_all_there(g, 1);
+    /* What comes once the topic is there is copied, unless it is refused. */
+    rig_refuse(g, "dead", RD_KAFKA_RESP_ERR_NO_ERROR);
+    sleep_ms(2000);
+    publish_unknown(g, "b");
+    assert_true(wait_copies(g, 1, 21));
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                      RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    publish_unknown(g, "c");
+    assert_true(wait_copies(g, 1, 22));
+    sleep_ms(2000); /* until then the client takes the topic for one that it may not write to */
+    publish_unknown(g, "d");
+    assert_true(wait_copies(g, 2, 22));
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+static void test_a_producer_of_copies_that_dies_is_replaced_later(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_mock_push_request_errors(g->cluster, API_INIT_PRODUCER_ID, 1,
+                                      RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED);
+    publish_unknown(g, "a");
+    assert_true(wait_copies(g, 0, 1));
+    for (uint64_t end = now_ms() + 5000; !rig_logged(g, "producer for dead_letter_topic failed");) {
+        assert_true(now_ms() < end);
+        sleep_ms(5);
+    }
+    publish_unknown(g, "a");
+    assert_true(wait_copies(g, 0, 2)); /* not at once */
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    sleep_ms(5100);
+    publish_unknown(g, "a");
+    assert_true(wait_copies(g, 1, 2));
+    struct mm_dead_stats dead;
+    mm_dead_stats(g->dead, &dead);
+    assert_int_equal(dead.n_letters, 3);
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts), 0);
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* A copy is made of what the log has, so that one letter is not copied again and again. */
+static void test_a_letter_that_cannot_be_kept_is_not_copied(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    faults.dead_err = MM_EIO;
+    publish_unknown(g, "a");
+    sleep_ms(1500);
+    assert_true(faults.n_unburied >= 2);
+    assert_int_equal(rig_figures(g).in_spool, 1);
+    assert_true(wait_copies(g, 0, 0));
+    faults.dead_err = 0;
+    assert_true(rig_wait_empty(g, 10000));
+    assert_true(wait_copies(g, 1, 0));
+    faults.dead_err = MM_ETOOBIG; /* it never will be kept: its copy is all there is */
+    publish_unknown(g, "b");
+    assert_true(rig_wait_empty(g, 10000));
+    assert_true(wait_copies(g, 2, 0));
+    check_topic(g, "dead", 2, "");
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+static void test_a_stop_gives_copies_a_moment(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    publish_unknown(g, "a");
+    assert_true(wait_copies(g, 1, 0));
+    assert_int_equal(rd_kafka_mock_broker_set_rtt(g->cluster, 1, 400), 0);
+    publish_unknown(g, "b");
+    assert_true(rig_wait_empty(g, 10000));
+    const struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    assert_int_equal(mm_counter_get(&m->dead_copies), 1);
+    rig_stop_workers(g, 5000);
+    assert_int_equal(mm_counter_get(&m->dead_copies), 2);
+    assert_int_equal(mm_counter_get(&m->dead_copies_failed), 0);
+    assert_int_equal(rd_kafka_mock_broker_set_rtt(g->cluster, 1, 0), 0);
+    check_topic(g, "dead", 2, "");
+    rig_free(g);
+}
+
+static void test_a_stop_does_not_wait_long_for_copies(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "dead");
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    assert_int_equal(rd_kafka_mock_broker_set_down(g->cluster, 1), 0);
+    publish_unknown(g, "a");
+    assert_true(rig_wait_empty(g, 10000));
+    uint64_t took = rig_stop_workers(g, 5000);
+    assert_in_range(took, 900, 3500);
+    assert_true(wait_copies(g, 0, 1));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    assert_true(
+        rig_logged(g, "copy of a dead letter for Kafka topic dead (dead_letter_topic) failed"));
+    rig_free(g);
+}
+
 /* A record leaves the spool only when something else has it. */
 static void test_a_dead_letter_that_cannot_be_kept_stays_in_the_spool(void **state)
 {
@@ -784,6 +1009,12 @@ int main(void)
         cmocka_unit_test(test_a_suspect_that_lost_its_place_is_dropped),
         cmocka_unit_test(test_a_record_that_cannot_be_read_waits),
         cmocka_unit_test(test_a_record_of_an_unknown_type_is_a_dead_letter),
+        cmocka_unit_test(test_a_dead_letter_is_copied_to_its_topic),
+        cmocka_unit_test(test_copies_that_are_refused_are_counted_and_hold_up_nothing),
+        cmocka_unit_test(test_a_producer_of_copies_that_dies_is_replaced_later),
+        cmocka_unit_test(test_a_letter_that_cannot_be_kept_is_not_copied),
+        cmocka_unit_test(test_a_stop_gives_copies_a_moment),
+        cmocka_unit_test(test_a_stop_does_not_wait_long_for_copies),
         cmocka_unit_test(test_a_dead_letter_that_cannot_be_kept_stays_in_the_spool),
         cmocka_unit_test(test_what_an_earlier_process_counted_is_a_repeat),
         cmocka_unit_test(test_routes_lead_to_their_topics),
