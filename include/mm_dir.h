@@ -65,6 +65,13 @@ int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out);
 /* Write one slot, chosen by the generation. Thread: one at a time. Errors: MM_EIO. */
 int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state);
 
+/* Has somebody removed the directory, though we have it open? Thread: any. */
+bool mm_dir_is_gone(const struct mm_dir *d);
+
+/* Make STATE again if somebody has deleted it: a new file, in which nothing is. True if that was
+ * so. Thread: one at a time, as for writing it. */
+bool mm_dir_restore_state(struct mm_dir *d);
+
 /* Make STATE survive a power failure. Thread: one at a time. Errors: MM_EIO. */
 int mm_dir_sync_state(struct mm_dir *d);
 

@@ -95,6 +95,9 @@ int mm_segment_sync(const struct mm_segment *seg, uint32_t from, uint32_t to, bo
 /* Write the seal. Errors: MM_EIO, MM_EFULL. */
 int mm_segment_seal(struct mm_segment *seg, const struct mm_layout_seal *seal);
 
+/* Has somebody deleted its file, which we have open? Thread: the keeper. */
+bool mm_segment_is_deleted(const struct mm_segment *seg);
+
 /* Give the space behind `end`, which no record will take, back to the file system. Failure is no
  * harm. */
 void mm_segment_trim(struct mm_segment *seg, uint32_t end);

@@ -17,8 +17,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef ZFS_SUPER_MAGIC
-#define ZFS_SUPER_MAGIC 0x2FC12FC1
+/* Linux 5.13 */
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
 #endif
 
 #define LOCK_TEXT_LEN 256
@@ -45,9 +46,20 @@ static int fail(char *errstr, size_t errstr_len, const char *path, const char *w
     return MM_EIO;
 }
 
+/* A new directory outlives a power failure only when its name does. */
+static void sync_parent(const struct mm_dir *d)
+{
+    int fd = openat(d->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd); /* one that may be entered, but not read, is its owner's care */
+        close(fd);
+    }
+}
+
 static int open_directory(struct mm_dir *d, char *errstr, size_t errstr_len)
 {
-    if (mkdir(d->path, 0700) != 0 && errno != EEXIST) {
+    bool made = mkdir(d->path, 0700) == 0;
+    if (!made && errno != EEXIST) {
         return fail(errstr, errstr_len, d->path, "cannot be made");
     }
     d->fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -58,6 +70,9 @@ static int open_directory(struct mm_dir *d, char *errstr, size_t errstr_len)
     }
     if (d->fd < 0) {
         return fail(errstr, errstr_len, d->path, "cannot be opened");
+    }
+    if (made) {
+        sync_parent(d);
     }
     return 0;
 }
@@ -143,19 +158,24 @@ static int take_lock(struct mm_dir *d, char *errstr, size_t errstr_len)
     return 0;
 }
 
+/* Where space that was reserved is there when a mapping is written to: on file systems that write
+ * in place. Elsewhere, and where we do not know, a write to a mapping could end the process by
+ * SIGBUS. What an overlay lies on cannot be seen from above: nearly always it is one of these. */
 static void look_at_file_system(struct mm_dir *d)
 {
     struct statfs fs;
     d->can_reserve = false;
     if (fstatfs(d->fd, &fs) == 0) {
         switch ((unsigned long)fs.f_type) {
-            case BTRFS_SUPER_MAGIC:
-            case ZFS_SUPER_MAGIC:
-            case NFS_SUPER_MAGIC:
-            case FUSE_SUPER_MAGIC:
+            case EXT4_SUPER_MAGIC: /* and ext2, ext3, which may refuse to reserve */
+            case XFS_SUPER_MAGIC:
+            case F2FS_SUPER_MAGIC:
+            case TMPFS_MAGIC:
+            case OVERLAYFS_SUPER_MAGIC:
+                d->can_reserve = true;
                 break;
             default:
-                d->can_reserve = true;
+                break;
         }
     }
 }
@@ -406,6 +426,27 @@ int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state)
     mm_layout_encode_state(slot, state);
     off_t at = (off_t)(state->generation & 1) * MM_LAYOUT_STATE_LEN;
     return pwrite(d->state_fd, slot, sizeof slot, at) == (ssize_t)sizeof slot ? 0 : MM_EIO;
+}
+
+bool mm_dir_is_gone(const struct mm_dir *d)
+{
+    struct stat st;
+    return fstat(d->fd, &st) == 0 && st.st_nlink == 0;
+}
+
+bool mm_dir_restore_state(struct mm_dir *d)
+{
+    struct stat st;
+    if (fstat(d->state_fd, &st) != 0 || st.st_nlink != 0) {
+        return false;
+    }
+    int fd = openat(d->fd, "STATE", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        return false;
+    }
+    close(d->state_fd);
+    d->state_fd = fd;
+    return true;
 }
 
 int mm_dir_sync_state(struct mm_dir *d)

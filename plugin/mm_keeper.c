@@ -15,6 +15,7 @@
 
 #define PASS_MS 50
 #define STATE_INTERVAL_MS 100
+#define NAMES_INTERVAL_NS (500 * UINT64_C(1000000))
 #define CHECKPOINT_TRIES 300
 #define CHECKPOINT_PAUSE_US 1000
 #define LINE_INTERVAL_NS (60 * UINT64_C(1000000000))
@@ -220,6 +221,59 @@ static int sync_segments(struct mm_spool *s, bool all)
         atomic_store_explicit(&s->bytes_synced, appended, memory_order_relaxed);
     }
     return err;
+}
+
+/* --- files that somebody deletes ----------------------------------------------------------------
+ */
+
+/* A file without a name ends with the process, and what is in it. */
+static void note_deleted_tail(struct mm_spool *s, struct mm_segment *seg)
+{
+    errno = ENOENT;
+    mm_keeper_tell(s, &s->gone_limit, "somebody deleted the newest segment",
+                   "the next messages go into another one; those in it are lost if the broker ends "
+                   "before they are delivered");
+    atomic_store_explicit(&seg->failed, true, memory_order_relaxed);
+    atomic_store_explicit(&s->roll_wanted, true, memory_order_relaxed);
+    if (s->sync != MM_SPOOL_SYNC_NEVER) {
+        atomic_store_explicit(&s->sync_failed, true, memory_order_relaxed);
+        atomic_store_explicit(&s->degraded, true, memory_order_relaxed);
+    }
+}
+
+static void note_gone(struct mm_spool *s)
+{
+    errno = ENOENT;
+    mm_keeper_tell(s, &s->gone_limit, "somebody removed the directory",
+                   "messages are refused until the broker is started again, which makes a new one");
+    atomic_store_explicit(&s->gone, true, memory_order_relaxed);
+    atomic_store_explicit(&s->roll_wanted, true, memory_order_relaxed);
+    atomic_store_explicit(&s->degraded, true, memory_order_relaxed);
+}
+
+/* Are directory, STATE and the newest segment still where the next start looks for them? */
+static void look_for_files(struct mm_spool *s, uint64_t now_ns)
+{
+    if (now_ns < s->names_ns) {
+        return;
+    }
+    s->names_ns = now_ns + NAMES_INTERVAL_NS;
+    if (mm_dir_is_gone(s->dir)) {
+        note_gone(s);
+        return;
+    }
+    pthread_mutex_lock(&s->state_lock);
+    if (mm_dir_restore_state(s->dir)) {
+        s->n_states = 0; /* it is another file: both slots again */
+        atomic_store_explicit(&s->dir_dirty, true, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&s->state_lock);
+    pthread_mutex_lock(&s->list_lock); /* what we see is not freed meanwhile */
+    struct mm_segment *seg = atomic_load_explicit(&s->tail_now, memory_order_acquire);
+    if (!has_failed(seg) && mm_segment_is_deleted(seg)) {
+        note_deleted_tail(s, seg);
+    }
+    pthread_mutex_unlock(&s->list_lock);
 }
 
 /* --- STATE --------------------------------------------------------------------------------------
@@ -485,6 +539,11 @@ static void delete_segments(struct mm_spool *s)
     if (s->sync != MM_SPOOL_SYNC_NEVER && mm_dir_sync_state(s->dir) != 0) {
         mm_keeper_tell(s, &s->state_limit, "STATE could not be synced",
                        "segments are kept until it can be");
+        /* What was written may count as clean in the kernel and never reach the disk: a sync that
+         * succeeds later is worth something only when it is written again. */
+        pthread_mutex_lock(&s->state_lock);
+        s->n_states = 0;
+        pthread_mutex_unlock(&s->state_lock);
         return;
     }
     delete_before(s, first_needed);
@@ -497,6 +556,7 @@ int mm_keeper_pass(struct mm_spool *s, bool force)
 {
     pthread_mutex_lock(&s->keep_lock);
     uint64_t now_ns = mm_spool_now_ns();
+    look_for_files(s, now_ns);
     seal_segments(s);
     bool all = force || now_ns >= s->sync_ns;
     int err = sync_segments(s, all);

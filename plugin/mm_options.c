@@ -162,7 +162,8 @@ static const struct mm_option_def defs[] = {
         FIELD(spool_writer), .words = spool_writer_words,
         .meaning = "How a record gets into its file: by a mapping, or by one system call each, "
                    "which file systems need where a reservation of space is no promise. `auto`: "
-                   "`pwrite` on btrfs, zfs, nfs and fuse, else `mmap`.",
+                   "`mmap` on ext2 to ext4, xfs, f2fs, tmpfs and overlays, else (btrfs, zfs, nfs, "
+                   "fuse …) `pwrite`.",
     },
     {
         .name = "when_full", .fallback = "reject", .type = MM_TYPE_WORD,

@@ -24,6 +24,7 @@
  * pass a place that the disk does not give. */
 #define SCAN_PAUSE_US 100000
 #define SCAN_TRIES 300
+#define FIRST_PAGE_TRIES 20
 
 struct recovery
 {
@@ -35,8 +36,12 @@ struct recovery
     uint64_t low;     /* the smallest low of STATE: what lies below is finished */
     uint64_t run_seq; /* the highest in a header, of those that are not set aside */
     bool blind;       /* there may be records that could not be looked at */
+    int state_sync;   /* is STATE on the disk? 1: yes; 0: not known yet; -1: it cannot be synced */
     struct mm_segment **segments;
     size_t n_segments;
+    uint64_t *unreadable; /* files whose first page the disk does not give */
+    size_t n_unreadable;
+    bool readable; /* ... but it gave that of another one */
     char *errstr;
     size_t errstr_len;
 };
@@ -236,36 +241,48 @@ static void set_aside(struct recovery *r, uint64_t file, const char *why)
                  mm_dir_path(s->dir), file, why, moved ? "was moved to" : "could not be moved to");
 }
 
-/* Read the first page of a segment file. The file's size is in *size. */
-static int read_header(struct mm_spool *s,
-                       uint64_t file,
-                       uint8_t header[MM_LAYOUT_HEADER_LEN],
-                       size_t *len,
-                       uint64_t *size)
+/* The first page of a segment file. */
+struct first_page
+{
+    uint8_t bytes[MM_LAYOUT_HEADER_LEN];
+    size_t len;         /* how many of them the file has */
+    uint64_t file_size; /* bytes */
+};
+
+/* Errors: MM_EAGAIN, there is no such file, or it is no file; MM_EIO, the disk does not give it,
+ * also not after some seconds; MM_ENOMEM, it could not be opened, for a reason that is not its own.
+ */
+static int read_first_page(struct mm_spool *s, uint64_t file, struct first_page *page)
 {
     struct stat st;
     int fd = mm_segment_open(s->dir, file, false);
     if (fd < 0) {
-        return fd;
+        /* A symbolic link; a socket, or a device without a driver. */
+        bool foreign = errno == ELOOP || errno == ENXIO || errno == ENODEV;
+        return fd == MM_EAGAIN || foreign ? MM_EAGAIN : errno == EIO ? MM_EIO : MM_ENOMEM;
     }
-    memset(header, 0, MM_LAYOUT_HEADER_LEN);
+    memset(page, 0, sizeof *page);
     int err = fstat(fd, &st) == 0 ? 0 : MM_EIO;
-    if (err == 0) {
-        err = mm_segment_read(fd, 0, header, MM_LAYOUT_HEADER_LEN, len);
-        *size = (uint64_t)st.st_size;
+    if (err == 0 && !S_ISREG(st.st_mode)) {
+        err = MM_EAGAIN;
+    }
+    for (int n = 0; err == 0; n++) {
+        page->file_size = (uint64_t)st.st_size;
+        err = mm_segment_read(fd, 0, page->bytes, sizeof page->bytes, &page->len);
+        if (err == 0 || n == FIRST_PAGE_TRIES) {
+            break;
+        }
+        err = 0;
+        usleep(SCAN_PAUSE_US);
     }
     close(fd);
     return err;
 }
 
 /* Is this header one of ours, of a size that can be? */
-static const char *judge_header(struct recovery *r, const struct mm_layout_header *h)
+static const char *judge_header(const struct recovery *r, const struct mm_layout_header *h)
 {
-    struct mm_spool *s = r->s;
-    if (!r->has_uuid) {
-        r->has_uuid = true;
-        memcpy(s->uuid, h->uuid, sizeof s->uuid);
-    }
+    const struct mm_spool *s = r->s;
     if (memcmp(h->uuid, s->uuid, sizeof s->uuid) != 0) {
         return "belongs to another spool";
     }
@@ -278,20 +295,58 @@ static const char *judge_header(struct recovery *r, const struct mm_layout_heade
     return NULL;
 }
 
+/* Is the STATE that was read on the disk? What it says to be finished is deleted only then: a power
+ * failure could bring an older one back, for which that would be missing. */
+static bool state_is_safe(struct recovery *r)
+{
+    if (r->state_sync == 0) {
+        bool safe = r->s->sync == MM_SPOOL_SYNC_NEVER || mm_dir_sync_state(r->s->dir) == 0;
+        r->state_sync = safe ? 1 : -1;
+    }
+    return r->state_sync > 0;
+}
+
+/* A file without a first page: something else that has a segment's name, or damage. */
+static int skip_file(struct recovery *r, uint64_t file, int err)
+{
+    if (err == MM_EAGAIN) {
+        set_aside(r, file, "is not a file");
+    } else {
+        r->unreadable[r->n_unreadable++] = file;
+    }
+    return 0;
+}
+
+/* What the disk does not give is set aside, so that the rest can go on. But where it gives nothing
+ * at all, it is the disk that is to be mended, and all is left as it is. */
+static int set_unreadable_aside(struct recovery *r)
+{
+    if (r->n_unreadable > 0 && !r->readable) {
+        errno = EIO;
+        return fail(r, MM_EIO, "no segment can be read");
+    }
+    for (size_t i = 0; i < r->n_unreadable; i++) {
+        set_aside(r, r->unreadable[i], "cannot be read");
+    }
+    return 0;
+}
+
 /* Look at one file: keep it in the list, or delete it, or set it aside. */
 static int take_file(struct recovery *r, uint64_t file)
 {
     struct mm_spool *s = r->s;
-    uint8_t header[MM_LAYOUT_HEADER_LEN];
-    size_t len = 0;
-    uint64_t size = 0;
+    struct first_page page;
     struct mm_layout_header h;
     uint32_t n_copies;
-    int err = read_header(s, file, header, &len, &size);
-    if (err != 0) {
-        return fail(r, MM_EIO, "a segment cannot be read");
+    int err = read_first_page(s, file, &page);
+    if (err == MM_ENOMEM) {
+        return fail(r, MM_EIO, "a segment cannot be opened");
     }
-    err = mm_layout_decode_header(header, len, &h, &n_copies);
+    if (err != 0) {
+        return skip_file(r, file, err);
+    }
+    r->readable = true;
+    err = mm_layout_decode_header(page.bytes, page.len, &h, &n_copies);
     if (err == MM_EVERSION) {
         char what[96];
         snprintf(what, sizeof what, "segment %016" PRIx64 " is of format version %u", file,
@@ -313,7 +368,7 @@ static int take_file(struct recovery *r, uint64_t file)
     if (err != 0) {
         return fail(r, err, "segment");
     }
-    uint32_t end = size < h.size ? (uint32_t)size : (uint32_t)h.size;
+    uint32_t end = page.file_size < h.size ? (uint32_t)page.file_size : (uint32_t)h.size;
     /* Up: of a record at the end of a file that was cut, the padding need not be there. */
     end = (end + MM_RECORD_ALIGN - 1) / MM_RECORD_ALIGN * MM_RECORD_ALIGN;
     end = end < seg->start ? seg->start : end;
@@ -321,7 +376,7 @@ static int take_file(struct recovery *r, uint64_t file)
     atomic_init(&seg->end, end);
     struct mm_layout_seal seal;
     bool whole;
-    err = find_seal(r, seg, header, &seal, &whole);
+    err = find_seal(r, seg, page.bytes, &seal, &whole);
     if (err != 0) {
         mm_segment_free(seg);
         return fail(r, err, "a segment cannot be read");
@@ -337,7 +392,8 @@ static int take_file(struct recovery *r, uint64_t file)
         return 0;
     }
     r->run_seq = h.run_seq > r->run_seq ? h.run_seq : r->run_seq;
-    if (seal.n_records == 0 || (whole && r->has_state && seal.last_seq < r->low)) {
+    if (seal.n_records == 0 ||
+        (whole && r->has_state && seal.last_seq < r->low && state_is_safe(r))) {
         /* Nothing was ever written, or all is finished. */
         (void)mm_segment_unlink(s->dir, file);
         mm_segment_free(seg);
@@ -353,6 +409,11 @@ static int take_file(struct recovery *r, uint64_t file)
     return 0;
 }
 
+static int compare_uuids(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof((struct mm_spool *)0)->uuid);
+}
+
 static int compare_segments(const void *a, const void *b)
 {
     const struct mm_segment *const *x = a;
@@ -361,6 +422,35 @@ static int compare_segments(const void *a, const void *b)
         return (*x)->first_seq < (*y)->first_seq ? -1 : 1;
     }
     return ((*x)->file > (*y)->file) - ((*x)->file < (*y)->file);
+}
+
+/* STATE is lost: the id is the one that most segments have, since a few may be strangers. */
+static void choose_uuid(struct recovery *r, const uint64_t *files, size_t n_files)
+{
+    uint8_t(*uuids)[sizeof r->s->uuid] = calloc(n_files + 1, sizeof *uuids);
+    size_t n = 0;
+    size_t n_best = 0;
+    for (size_t i = 0; uuids != NULL && i < n_files; i++) {
+        struct first_page page;
+        struct mm_layout_header h;
+        uint32_t n_copies;
+        if (read_first_page(r->s, files[i], &page) == 0 &&
+            mm_layout_decode_header(page.bytes, page.len, &h, &n_copies) == 0) {
+            memcpy(uuids[n++], h.uuid, sizeof h.uuid);
+        }
+    }
+    if (n > 0) {
+        qsort(uuids, n, sizeof *uuids, compare_uuids);
+    }
+    for (size_t i = 0, same = 0; i < n; i++) {
+        same = i > 0 && compare_uuids(uuids[i - 1], uuids[i]) == 0 ? same + 1 : 1;
+        if (same > n_best) {
+            n_best = same;
+            r->has_uuid = true;
+            memcpy(r->s->uuid, uuids[i], sizeof r->s->uuid);
+        }
+    }
+    free(uuids);
 }
 
 static int read_segments(struct recovery *r)
@@ -373,13 +463,18 @@ static int read_segments(struct recovery *r)
         return fail(r, err, "the directory cannot be read");
     }
     r->segments = calloc(n_files + 1, sizeof(void *));
-    if (r->segments == NULL) {
+    r->unreadable = calloc(n_files + 1, sizeof *r->unreadable);
+    if (r->segments == NULL || r->unreadable == NULL) {
         free(files);
         return fail(r, MM_ENOMEM, "the list of segments");
+    }
+    if (!r->has_uuid) {
+        choose_uuid(r, files, n_files);
     }
     for (size_t i = 0; i < n_files && err == 0; i++) {
         err = take_file(r, files[i]);
     }
+    err = err == 0 ? set_unreadable_aside(r) : err;
     if (err == 0 && n_files > 0) {
         atomic_init(&s->next_file, files[n_files - 1] + 1);
     }
@@ -483,5 +578,6 @@ int mm_recover(struct mm_spool *s, char *errstr, size_t errstr_len)
         }
     }
     free(r.segments);
+    free(r.unreadable);
     return err;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,12 +93,14 @@ static int error_of(int number)
     }
 }
 
-/* Reserve the space. Where the file system knows no reservations, writing by pwrite(2) needs none,
- * and a mapping without one is not to be had: it could end the process by SIGBUS. */
-static int reserve(int fd, uint32_t size, bool map)
+/* Reserve the space. *reserved: the file system can; if not, there is nothing to be had but the
+ * writing itself. */
+static int reserve(int fd, uint32_t size, bool *reserved)
 {
+    *reserved = true;
     while (fallocate(fd, 0, 0, (off_t)size) != 0) {
-        if (errno == EOPNOTSUPP && !map) {
+        if (errno == EOPNOTSUPP) {
+            *reserved = false;
             return 0;
         }
         if (errno != EINTR) {
@@ -128,13 +131,15 @@ static int write_all(int fd, off_t at, const uint8_t *data, size_t len)
 static int fill(struct mm_segment *seg, const struct mm_layout_header *h, bool map)
 {
     uint8_t header[MM_LAYOUT_HEADER_LEN];
-    int err = reserve(seg->fd, seg->size, map);
+    bool reserved;
+    int err = reserve(seg->fd, seg->size, &reserved);
     if (err != 0) {
         return err;
     }
     mm_layout_encode_header(header, h);
     err = write_all(seg->fd, 0, header, sizeof header);
-    if (err != 0 || !map) {
+    /* A mapping of what is not reserved could end the process by SIGBUS: pwrite(2) then. */
+    if (err != 0 || !map || !reserved) {
         return err;
     }
     void *at = mmap(NULL, seg->size, PROT_READ | PROT_WRITE, MAP_SHARED, seg->fd, 0);
@@ -234,6 +239,12 @@ int mm_segment_seal(struct mm_segment *seg, const struct mm_layout_seal *seal)
     uint8_t bytes[MM_LAYOUT_SEAL_LEN];
     mm_layout_encode_seal(bytes, seg->salt, seal);
     return write_all(seg->fd, MM_LAYOUT_SEAL_OFFSET, bytes, sizeof bytes);
+}
+
+bool mm_segment_is_deleted(const struct mm_segment *seg)
+{
+    struct stat st;
+    return seg->fd >= 0 && fstat(seg->fd, &st) == 0 && st.st_nlink == 0;
 }
 
 void mm_segment_trim(struct mm_segment *seg, uint32_t end)

@@ -353,6 +353,9 @@ static int make_place(struct mm_spool *s, const struct mm_record *r, uint64_t si
 {
     bool fits = size <= s->tail->size - s->tail_offset;
     bool leave = atomic_load_explicit(&s->roll_wanted, memory_order_relaxed);
+    if (atomic_load_explicit(&s->gone, memory_order_relaxed)) {
+        return MM_EIO;
+    }
     if (!fits || leave) {
         int err = roll(s, size);
         if (err != 0 && !(fits && err != MM_ETOOBIG)) {

@@ -138,6 +138,7 @@ struct mm_spool
     struct mm_log_limit sync_limit;
     struct mm_log_limit state_limit;
     struct mm_log_limit unlink_limit;
+    struct mm_log_limit gone_limit;
     struct mm_log_limit make_limit;
     struct mm_log_limit read_limit;
 
@@ -181,10 +182,12 @@ struct mm_spool
     struct mm_layout_state state;            /* as last written */
     uint64_t n_states;                       /* written by this process */
     uint64_t state_ns;                       /* when to write STATE next */
+    uint64_t names_ns;                       /* when to look next whether the files are there */
     _Atomic bool dir_dirty; /* a file was made and the directory was not synced since */
     _Atomic bool degraded;
     _Atomic bool sync_failed; /* since mm_spool_sync() returned last */
     _Atomic bool roll_wanted; /* the tail could not be synced: the producer is to leave it */
+    _Atomic bool gone;        /* the directory was removed: nothing that is written outlives us */
     _Atomic uint64_t n_io_errors;
     _Atomic uint64_t n_synced;
     _Atomic uint64_t synced_ms;

@@ -80,6 +80,7 @@ int __wrap_usleep(useconds_t us);
 
 /* Blocks of segment files that the disk does not give: a bit for each of the first 64. */
 static uint64_t bad_blocks;
+static const char *bad_file; /* nothing of files with this in their names */
 
 static bool is_file(int fd, const char *name)
 {
@@ -91,6 +92,10 @@ static bool is_file(int fd, const char *name)
 
 ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset)
 {
+    if (bad_file != NULL && is_file(fd, bad_file)) {
+        errno = EIO;
+        return -1;
+    }
     for (off_t at = offset; bad_blocks != 0 && at < offset + (off_t)len; at += BLOCK_LEN) {
         if ((bad_blocks >> (at / BLOCK_LEN % 64) & 1) != 0 && is_file(fd, ".seg")) {
             errno = EIO;
@@ -123,9 +128,14 @@ void __wrap_mm_dir_boot_id(uint8_t boot[16])
 /* STATE as it was when it was last made safe. */
 static uint8_t safe_state[2 * MM_LAYOUT_STATE_LEN];
 static atomic_int n_bad_syncs; /* so many fail from now on */
+static bool bad_state_syncs;   /* those of STATE do */
 
 int __wrap_fdatasync(int fd)
 {
+    if (bad_state_syncs && is_file(fd, "/STATE")) {
+        errno = EIO;
+        return -1;
+    }
     if (is_file(fd, "/STATE")) {
         (void)pread(fd, safe_state, sizeof safe_state, 0);
     } else if (atomic_load(&n_bad_syncs) > 0) {
@@ -549,11 +559,11 @@ static void test_without_its_lock_file_a_directory_is_in_use(void **state)
  */
 
 /* A file of a segment with one record. */
-static void put_segment(uint64_t file, uint64_t run_seq, uint64_t seq)
+static void put_segment_of(uint8_t log, uint64_t file, uint64_t run_seq, uint64_t seq)
 {
     _Alignas(8) uint8_t bytes[2 * MM_LAYOUT_HEADER_LEN] = {0};
     struct mm_layout_header h = {
-        .uuid = {1}, .file = file, .run_seq = run_seq, .salt = file, .size = sizeof bytes};
+        .uuid = {log}, .file = file, .run_seq = run_seq, .salt = file, .size = sizeof bytes};
     struct mm_record r = {.seq = seq, .type = MM_RECORD_MESSAGE, .topic_len = 1, .topic = "t"};
     r.topic_hash = mm_topic_hash(r.topic, r.topic_len);
     mm_layout_encode_header(bytes, &h);
@@ -565,6 +575,224 @@ static void put_segment(uint64_t file, uint64_t run_seq, uint64_t seq)
     assert_true(fd >= 0);
     assert_int_equal(write(fd, bytes, sizeof bytes), sizeof bytes);
     close(fd);
+}
+
+static void put_segment(uint64_t file, uint64_t run_seq, uint64_t seq)
+{
+    put_segment_of(1, file, run_seq, seq);
+}
+
+static void name_of(char *path, size_t len, uint64_t file)
+{
+    snprintf(path, len, "%s/%016" PRIx64 ".seg", directory, file);
+}
+
+/* Entries that have a segment's name and are none: the start neither waits for them nor ends. */
+static void test_what_is_no_file_is_set_aside(void **state)
+{
+    (void)state;
+    char path[sizeof directory + 32];
+    put_segment(3, 1, 1);
+    name_of(path, sizeof path, 1);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    name_of(path, sizeof path, 2);
+    assert_int_equal(mkdir(path, 0700), 0);
+    name_of(path, sizeof path, 4);
+    assert_int_equal(symlink("/dev/zero", path), 0);
+    name_of(path, sizeof path, 5);
+    assert_int_equal(mknod(path, S_IFSOCK | 0600, 0), 0);
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 4);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 1);
+    mm_spool_close(s);
+}
+
+/* One first page that the disk does not give must not keep the broker from the other messages. */
+static void test_a_first_page_that_cannot_be_read(void **state)
+{
+    (void)state;
+    for (uint64_t file = 1; file <= 3; file++) {
+        put_segment(file, 1, file);
+    }
+    bad_file = "0000000000000002.seg";
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    bad_file = NULL;
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 1);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 2);
+    mm_spool_close(s);
+}
+
+/* But a disk that gives nothing is not emptied into bad/. */
+static void test_no_first_page_can_be_read(void **state)
+{
+    (void)state;
+    for (uint64_t file = 1; file <= 3; file++) {
+        put_segment(file, 1, file);
+    }
+    bad_file = ".seg";
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s;
+    char errstr[256];
+    assert_int_equal(mm_spool_open(&opts, &s, errstr, sizeof errstr), MM_EIO);
+    assert_non_null(strstr(errstr, "no segment can be read"));
+    bad_file = NULL;
+    s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 0);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 3);
+    mm_spool_close(s);
+}
+
+/* Without STATE, the first file is not asked alone whose log this is. */
+static void test_a_stranger_does_not_name_the_log(void **state)
+{
+    (void)state;
+    put_segment_of(9, 1, 1, 1);
+    for (uint64_t file = 2; file <= 4; file++) {
+        put_segment(file, 1, file);
+    }
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 1);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 3);
+    mm_spool_close(s);
+}
+
+/* --- files that somebody deletes ----------------------------------------------------------------
+ */
+
+static void pass_a_second(struct mm_spool *s)
+{
+    atomic_fetch_add(&ahead_ns, UINT64_C(1000000000));
+    mm_spool_tick(s);
+}
+
+static uint32_t count_segment_files(void)
+{
+    uint32_t n = 0;
+    char path[sizeof directory + 32];
+    for (uint64_t file = 1; file < 100; file++) {
+        name_of(path, sizeof path, file);
+        n += access(path, F_OK) == 0;
+    }
+    return n;
+}
+
+/* Nothing is acknowledged that is in a directory which nobody finds again. */
+static void test_a_removed_directory_takes_nothing(void **state)
+{
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 5);
+    assert_int_equal(remove_directory(state), 0);
+    pass_a_second(s);
+    assert_int_equal(append(s, 1), MM_EIO);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 5);
+    mm_spool_close(s);
+    assert_int_equal(mkdir(directory, 0700), 0);
+    s = open_log(&opts);
+    append_some(s, 1);
+    mm_spool_close(s);
+}
+
+/* Files alone are made again: STATE, and segments. */
+static void test_deleted_files_are_made_again(void **state)
+{
+    (void)state;
+    char path[sizeof directory + 32];
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 5);
+    for (uint64_t file = 1; file < 100; file++) {
+        name_of(path, sizeof path, file);
+        (void)unlink(path);
+    }
+    snprintf(path, sizeof path, "%s/STATE", directory);
+    assert_int_equal(unlink(path), 0);
+    for (int i = 0; i < 10; i++) {
+        pass_a_second(s);
+        append_some(s, 1);
+    }
+    assert_true(count_segment_files() > 0);
+    assert_int_equal(mm_spool_sync(s), MM_EIO); /* what was in the deleted ones is not safe */
+    assert_int_equal(mm_spool_sync(s), 0);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 15);
+    mm_spool_close(s);
+    s = open_log(&opts);
+    assert_true(mm_spool_found(s)->clean);
+    assert_true(read_all(mm_spool_reader(s, 0)) >= 5); /* those of the files that were made again */
+    mm_spool_close(s);
+}
+
+/* --- STATE --------------------------------------------------------------------------------------
+ */
+
+/* What STATE calls finished is deleted only when that STATE is on the disk. */
+static void test_a_start_deletes_what_a_safe_state_knows(void **state)
+{
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct mm_spool_options opts = plain();
+        struct mm_spool *s = open_log(&opts);
+        append_some(s, 200);
+        (void)read_all(mm_spool_reader(s, 0));
+        mm_spool_finish(mm_spool_reader(s, 0), NULL, 200, 0);
+        mm_spool_checkpoint(s); /* written, not synced */
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    uint32_t n = count_segment_files();
+    assert_true(n > 1);
+    struct mm_spool_options opts = plain();
+    memset(safe_state, 0, sizeof safe_state);
+    bad_state_syncs = true;
+    struct mm_spool *s;
+    char errstr[256];
+    (void)mm_spool_open(&opts, &s, errstr, sizeof errstr);
+    assert_true(count_segment_files() >= n);
+    mm_spool_close(s);
+    bad_state_syncs = false;
+    s = open_log(&opts);
+    mm_spool_close(s);
+    assert_int_equal(count_segment_files(), 0);
+}
+
+/* A STATE that may never have reached the disk is written again before it is believed. */
+static void test_state_is_written_again_after_a_failed_sync(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 200);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 200);
+    mm_spool_finish(mm_spool_reader(s, 0), NULL, 200, 0);
+    bad_state_syncs = true;
+    uint32_t n = count_segment_files();
+    pass_a_second(s);
+    pass_a_second(s);
+    assert_true(count_segment_files() >= n);
+    bad_state_syncs = false;
+    /* As the kernel may have it: what was to be written is gone. */
+    char path[sizeof directory + 8];
+    snprintf(path, sizeof path, "%s/STATE", directory);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint8_t zeros[sizeof safe_state] = {0};
+    assert_int_equal(pwrite(fd, zeros, sizeof zeros, 0), sizeof zeros);
+    pass_a_second(s);
+    assert_true(count_segment_files() < n);
+    struct mm_layout_state found;
+    uint8_t slots[sizeof safe_state];
+    assert_int_equal(pread(fd, slots, sizeof slots, 0), sizeof slots);
+    close(fd);
+    int good = mm_layout_decode_state(slots, &found) == 0 ||
+               mm_layout_decode_state(slots + MM_LAYOUT_STATE_LEN, &found) == 0;
+    assert_true(good);
+    mm_spool_close(s);
 }
 
 /* A file that somebody made must not lead the numbers where no new record is ever read. */
@@ -616,6 +844,22 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_impossible_numbers_are_set_aside, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_is_no_file_is_set_aside, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_first_page_that_cannot_be_read, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_no_first_page_can_be_read, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_stranger_does_not_name_the_log, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_removed_directory_takes_nothing, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_deleted_files_are_made_again, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_start_deletes_what_a_safe_state_knows,
+                                        make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_state_is_written_again_after_a_failed_sync,
+                                        make_directory, remove_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
