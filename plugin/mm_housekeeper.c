@@ -145,6 +145,9 @@ static void look_at_space(struct mm_spool *s, uint64_t now_ns)
     uint64_t ours = free_bytes > s->min_free ? free_bytes - s->min_free : 0;
     atomic_store_explicit(&s->free_bytes, ours, memory_order_relaxed);
     /* As long as less than two segments are to be had, and some are still needed. */
+    uint64_t old = atomic_load_explicit(&s->allocated, memory_order_relaxed);
+    old -= old < s->segment_size ? old : s->segment_size;
+    s->taken = free_bytes + old < s->min_free + s->segment_size;
     uint64_t limit_left = s->budget->max_bytes;
     uint64_t allocated = atomic_load_explicit(&s->budget->allocated, memory_order_relaxed);
     limit_left = allocated < limit_left ? limit_left - allocated : 0;
@@ -197,7 +200,8 @@ static uint32_t housekeep(struct mm_spool *s)
         atomic_store_explicit(&s->full, false, memory_order_relaxed);
     }
     bool only_tail = atomic_load_explicit(&s->n_segments, memory_order_relaxed) == 1;
-    if (lacking && s->drop_oldest && drop_first(s)) {
+    /* Where others took the disk, all that is stored would go, and for nothing. */
+    if (lacking && s->drop_oldest && !s->taken && drop_first(s)) {
         return SHORT_INTERVAL_MS;
     }
     return only_tail && wanted == 0 && room ? IDLE_INTERVAL_MS : BUSY_INTERVAL_MS;

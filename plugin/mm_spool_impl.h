@@ -167,6 +167,7 @@ struct mm_spool
     _Atomic bool low_space;
     uint32_t wanted_passes; /* for how many passes room has been kept for wanted */
     uint64_t look_ns;       /* when the file system is looked at again */
+    bool taken;             /* others took more of it than all our old segments would give back */
     uint64_t retry_ns;      /* when making a segment is tried again */
 
     /* housekeeper in memory, keeper on disk */

@@ -112,6 +112,22 @@ int __wrap_usleep(useconds_t us)
     return 0;
 }
 
+struct mm_dir;
+int __wrap_mm_dir_space(const struct mm_dir *d, uint64_t *free_bytes, uint64_t *total_bytes);
+int __real_mm_dir_space(const struct mm_dir *d, uint64_t *free_bytes, uint64_t *total_bytes);
+
+/* What the file system has left, in bytes; 0: what it really has. */
+static _Atomic uint64_t space_left;
+
+int __wrap_mm_dir_space(const struct mm_dir *d, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    int err = __real_mm_dir_space(d, free_bytes, total_bytes);
+    if (atomic_load(&space_left) != 0) {
+        *free_bytes = atomic_load(&space_left);
+    }
+    return err;
+}
+
 void __wrap_mm_dir_boot_id(uint8_t boot[16]);
 int __wrap_fdatasync(int fd);
 int __real_fdatasync(int fd);
@@ -310,6 +326,39 @@ static void test_without_descriptors_nothing_is_dropped(void **state)
     give_descriptors(&before);
     assert_in_range(n, 1, 399);
     assert_false(unwanted);
+    mm_spool_close(s);
+}
+
+/* Others fill the disk: dropping all that is stored would make no room. */
+static void test_nothing_is_dropped_for_room_that_does_not_come(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.manual = false;
+    opts.drop_oldest = true;
+    opts.min_free = 100 << 20;
+    space_left = UINT64_C(1) << 30;
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    append_some(s, 200);
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    space_left = 90 << 20;
+    sleep_ms(700);
+    uint32_t n = 0;
+    while (n < 400 && append(s, 1) == 0) {
+        n++;
+    }
+    sleep_ms(700);
+    bool unwanted = mm_spool_unwanted(rd, &pos);
+    assert_in_range(n, 1, 399);
+    assert_false(unwanted);
+    space_left = (UINT64_C(100) << 20) - SEGMENT_BYTES; /* less than they have: dropping helps */
+    sleep_ms(700);
+    unwanted = mm_spool_unwanted(rd, &pos);
+    space_left = 0;
+    assert_true(unwanted);
     mm_spool_close(s);
 }
 
@@ -820,6 +869,8 @@ int main(void)
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_without_descriptors_nothing_is_dropped, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_nothing_is_dropped_for_room_that_does_not_come,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_segments_are_opened_for_reading_only, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_start_passes_two_bad_places, make_directory,
