@@ -26,7 +26,7 @@
 #include <cmocka.h>
 
 #define SCAN 100000
-#define SEGMENT_BYTES (64U * 1024)
+#define SEGMENT_BYTES ((size_t)64 * 1024)
 #define PAYLOAD_LEN 1000
 #define BLOCK_LEN 4096
 
