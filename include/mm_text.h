@@ -25,4 +25,14 @@ bool mm_utf8_valid(const char *text, size_t len);
  * Thread: any. */
 char *mm_printable(const char *text, size_t len, char *dst, size_t dst_len);
 
+/* The names of options and settings are ASCII, and the process may have any locale: these look at
+ * ASCII alone. */
+char mm_lower(char c);
+bool mm_is_digit(char c);
+bool mm_is_blank(char c); /* a space, a tab, or one of the ends of a line */
+bool mm_equal_in_any_case(const char *a, const char *b);
+
+/* Cut the blanks off both ends, in place. Returns where the rest begins. */
+char *mm_trim(char *text);
+
 #endif

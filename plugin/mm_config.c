@@ -6,6 +6,7 @@
  * stop any of this; only missing memory does. */
 #include "mm_config.h"
 
+#include "mm_config_impl.h"
 #include "mm_error.h"
 #include "mm_filter.h"
 #include "mm_options.h"
@@ -13,62 +14,15 @@
 #include "mm_route.h"
 #include "mm_text.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define HOST_MAX_LEN 255
+static void report_unknown(struct mm_parser *p, const char *name);
+static int add_property(struct mm_parser *p, const char *name, const char *value);
 
-/* What gathering found for an option. */
-struct setting
-{
-    char *value;      /* trimmed, owned; repeatable: one a line. NULL: the default counts */
-    const char *name; /* of the option as it was written; NULL: the environment has it */
-};
-
-struct parser
-{
-    const struct mm_config_source *source; /* borrowed */
-    struct mm_config *config;              /* under construction, owned */
-    struct setting settings[MM_N_OPTIONS]; /* of mm_option_defs[] with the same index */
-    uint16_t kafka_port;
-    size_t n_mistakes;
-    char subject[128];         /* what a finding is about: "option kafka_workers" */
-    char why[MM_LOG_LINE_LEN]; /* what a parse_fn has to say about a wrong value; may be empty */
-};
-
-/* Check a value, trimmed, and store it. Errors: MM_EINVAL, with parser->why filled or left empty
- * where the option's "expected" says it all; MM_ENOMEM. */
-typedef int parse_fn(struct parser *p, const struct mm_option_def *def, const char *value);
-
-static parse_fn parse_number, parse_size, parse_size_or_auto, parse_word, parse_filters,
-    parse_kafka_port, parse_brokers, parse_kafka_topic, parse_route, parse_field_names, parse_path,
-    parse_address;
-
-static parse_fn *const parsers[MM_N_TYPES] = {
-    [MM_TYPE_NUMBER] = parse_number,
-    [MM_TYPE_SIZE] = parse_size,
-    [MM_TYPE_SIZE_OR_AUTO] = parse_size_or_auto,
-    [MM_TYPE_WORD] = parse_word,
-    [MM_TYPE_FILTERS] = parse_filters,
-    [MM_TYPE_KAFKA_PORT] = parse_kafka_port,
-    [MM_TYPE_BROKERS] = parse_brokers,
-    [MM_TYPE_KAFKA_TOPIC] = parse_kafka_topic,
-    [MM_TYPE_ROUTE] = parse_route,
-    [MM_TYPE_FIELD_NAMES] = parse_field_names,
-    [MM_TYPE_PATH] = parse_path,
-    [MM_TYPE_ADDRESS] = parse_address,
-};
-
-static void report_unknown(struct parser *p, const char *name);
-static int add_property(struct parser *p, const char *name, const char *value);
-static void report(struct parser *p, enum mm_log_level level, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static void report(struct parser *p, enum mm_log_level level, const char *fmt, ...)
+void mm_config_report(struct mm_parser *p, enum mm_log_level level, const char *fmt, ...)
 {
     if (level == MM_LOG_ERROR) {
         p->n_mistakes++;
@@ -86,77 +40,33 @@ static void report(struct parser *p, enum mm_log_level level, const char *fmt, .
     p->source->report(p->source->report_arg, level, line);
 }
 
-/* The names are ASCII, and the process may have any locale. */
-static char to_lower(char c)
-{
-    return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-}
-
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool is_letter(char c)
-{
-    return to_lower(c) >= 'a' && to_lower(c) <= 'z';
-}
-
-static bool is_blank(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-static bool equal_in_any_case(const char *a, const char *b)
-{
-    while (*a != '\0' && to_lower(*a) == to_lower(*b)) {
-        a++;
-        b++;
-    }
-    return to_lower(*a) == to_lower(*b);
-}
-
-/* Cut the blanks off both ends, in place. */
-static char *trim(char *text)
-{
-    while (is_blank(*text)) {
-        text++;
-    }
-    size_t len = strlen(text);
-    while (len > 0 && is_blank(text[len - 1])) {
-        len--;
-    }
-    text[len] = '\0';
-    return text;
-}
-
 /* A copy of a value without the blanks around it, for the caller to free; NULL: no memory. */
 static char *copy_trimmed(const char *value)
 {
     char *copy = strdup(value != NULL ? value : "");
     if (copy != NULL) {
-        const char *trimmed = trim(copy);
+        const char *trimmed = mm_trim(copy);
         memmove(copy, trimmed, strlen(trimmed) + 1);
     }
     return copy;
 }
 
-static struct setting *setting_of(struct parser *p, const struct mm_option_def *def)
+static struct mm_setting *setting_of(struct mm_parser *p, const struct mm_option_def *def)
 {
     return &p->settings[def - mm_option_defs];
 }
 
-static void report_twice(struct parser *p, const char *first, const char *second)
+static void report_twice(struct mm_parser *p, const char *first, const char *second)
 {
     char shown_first[MM_PRINTABLE_LEN];
     char shown_second[MM_PRINTABLE_LEN];
-    report(p, MM_LOG_ERROR, "%s: given twice, first \"%s\", then \"%s\"", p->subject,
-           mm_printable(first, strlen(first), shown_first, sizeof shown_first),
-           mm_printable(second, strlen(second), shown_second, sizeof shown_second));
+    mm_config_report(p, MM_LOG_ERROR, "%s: given twice, first \"%s\", then \"%s\"", p->subject,
+                     mm_printable(first, strlen(first), shown_first, sizeof shown_first),
+                     mm_printable(second, strlen(second), shown_second, sizeof shown_second));
 }
 
 /* Add a value of a repeatable option. Frees it. */
-static int add_line(struct setting *setting, char *value)
+static int add_line(struct mm_setting *setting, char *value)
 {
     const size_t len = strlen(setting->value);
     const size_t value_len = strlen(value);
@@ -174,7 +84,7 @@ static int add_line(struct setting *setting, char *value)
     return 0;
 }
 
-static int gather_option(struct parser *p, const struct mm_option *given)
+static int gather_option(struct mm_parser *p, const struct mm_option *given)
 {
     char shown[MM_PRINTABLE_LEN];
     snprintf(p->subject, sizeof p->subject, "option %s",
@@ -188,14 +98,14 @@ static int gather_option(struct parser *p, const struct mm_option *given)
         return 0;
     }
     if (def->kind == MM_OPTION_ALIAS) {
-        report(p, MM_LOG_WARN, "%s: is taken as %s", p->subject, def->stands_for);
+        mm_config_report(p, MM_LOG_WARN, "%s: is taken as %s", p->subject, def->stands_for);
         def = mm_option_find(def->stands_for);
     }
     char *value = copy_trimmed(given->value);
     if (value == NULL) {
         return MM_ENOMEM;
     }
-    struct setting *setting = setting_of(p, def);
+    struct mm_setting *setting = setting_of(p, def);
     if (setting->value != NULL && def->repeatable) {
         return add_line(setting, value);
     }
@@ -204,14 +114,14 @@ static int gather_option(struct parser *p, const struct mm_option *given)
         free(value);
         return 0;
     }
-    *setting = (struct setting){.value = value, .name = given->name};
+    *setting = (struct mm_setting){.value = value, .name = given->name};
     return 0;
 }
 
 /* A variable that is empty counts as not set: that is how containers and unit files unset one. In
  * a variable of a repeatable option a '|' is as good as a line's end, which is hard to write there.
  */
-static int gather_variable(struct parser *p, const struct mm_option_def *def)
+static int gather_variable(struct mm_parser *p, const struct mm_option_def *def)
 {
     char name[MM_OPTION_NAME_LEN];
     const char *text = p->source->getenv(p->source->getenv_arg, mm_option_variable(def, name));
@@ -233,7 +143,7 @@ static int gather_variable(struct parser *p, const struct mm_option_def *def)
     return 0;
 }
 
-static int gather(struct parser *p)
+static int gather(struct mm_parser *p)
 {
     /* At most every option is a property; one more, since calloc(0) may give NULL. */
     p->config->properties = calloc(p->source->n_options + 1, sizeof *p->config->properties);
@@ -253,9 +163,9 @@ static int gather(struct parser *p)
 }
 
 /* "option kafka_port" or "environment variable KAFKA_PORT" */
-static void name_subject(struct parser *p, const struct mm_option_def *def)
+static void name_subject(struct mm_parser *p, const struct mm_option_def *def)
 {
-    const struct setting *setting = setting_of(p, def);
+    const struct mm_setting *setting = setting_of(p, def);
     char variable[MM_OPTION_NAME_LEN];
     if (setting->value != NULL && setting->name == NULL) {
         snprintf(p->subject, sizeof p->subject, "environment variable %s",
@@ -266,20 +176,20 @@ static void name_subject(struct parser *p, const struct mm_option_def *def)
     }
 }
 
-static void report_invalid(struct parser *p, const struct mm_option_def *def, const char *value)
+static void report_invalid(struct mm_parser *p, const struct mm_option_def *def, const char *value)
 {
     char shown[MM_PRINTABLE_LEN];
     char expected[MM_LOG_LINE_LEN];
     mm_option_expected(def, expected, sizeof expected);
-    report(p, MM_LOG_ERROR, "%s: \"%s\" is not valid: %s%sexpected %s", p->subject,
-           mm_printable(value, strlen(value), shown, sizeof shown), p->why,
-           p->why[0] != '\0' ? "; " : "", expected);
+    mm_config_report(p, MM_LOG_ERROR, "%s: \"%s\" is not valid: %s%sexpected %s", p->subject,
+                     mm_printable(value, strlen(value), shown, sizeof shown), p->why,
+                     p->why[0] != '\0' ? "; " : "", expected);
 }
 
-static int apply_value(struct parser *p, const struct mm_option_def *def, const char *value)
+static int apply_value(struct mm_parser *p, const struct mm_option_def *def, const char *value)
 {
     p->why[0] = '\0';
-    int rc = parsers[def->type](p, def, value);
+    int rc = mm_config_parsers[def->type](p, def, value);
     if (rc == MM_EINVAL) {
         report_invalid(p, def, value);
         rc = 0;
@@ -289,7 +199,7 @@ static int apply_value(struct parser *p, const struct mm_option_def *def, const 
 
 /* A repeatable option's values, one a line. Empty lines of a variable do not count: they are how
  * its text was laid out. */
-static int apply_lines(struct parser *p, const struct mm_option_def *def, const char *lines)
+static int apply_lines(struct mm_parser *p, const struct mm_option_def *def, const char *lines)
 {
     char *copy = strdup(lines);
     if (copy == NULL) {
@@ -298,7 +208,7 @@ static int apply_lines(struct parser *p, const struct mm_option_def *def, const 
     const bool from_variable = setting_of(p, def)->name == NULL;
     int rc = 0;
     for (char *rest = copy; rc == 0 && rest != NULL;) {
-        const char *value = trim(strsep(&rest, "\n"));
+        const char *value = mm_trim(strsep(&rest, "\n"));
         if (value[0] != '\0' || !from_variable) {
             rc = apply_value(p, def, value);
         }
@@ -307,13 +217,13 @@ static int apply_lines(struct parser *p, const struct mm_option_def *def, const 
     return rc;
 }
 
-static const char *fallback_of(struct parser *p, const struct mm_option_def *def)
+static const char *fallback_of(struct mm_parser *p, const struct mm_option_def *def)
 {
     return p->config->spool_dir != NULL && def->fallback_on_disk != NULL ? def->fallback_on_disk
                                                                          : def->fallback;
 }
 
-static int apply(struct parser *p, const struct mm_option_def *def)
+static int apply(struct mm_parser *p, const struct mm_option_def *def)
 {
     const char *value = setting_of(p, def)->value;
     if (value == NULL) {
@@ -327,16 +237,16 @@ static int apply(struct parser *p, const struct mm_option_def *def)
 }
 
 /* As the Go program's releases 0.3.x did, where KAFKA_TEST_TOPIC alone asks for the message. */
-static void apply_test_topic(struct parser *p)
+static void apply_test_topic(struct mm_parser *p)
 {
-    const struct setting *wish = setting_of(p, mm_option_find("kafka_test_message"));
+    const struct mm_setting *wish = setting_of(p, mm_option_find("kafka_test_message"));
     if (wish->value == NULL && p->config->kafka_test_topic != NULL) {
         p->config->kafka_test_message = true;
     }
 }
 
 /* Report a Kafka topic that cannot be beside one of the first n. */
-static void check_collisions(struct parser *p,
+static void check_collisions(struct mm_parser *p,
                              const struct mm_option_def *def,
                              const char *topic,
                              const char *const *topics,
@@ -347,7 +257,7 @@ static void check_collisions(struct parser *p,
             char shown[MM_PRINTABLE_LEN];
             char shown_other[MM_PRINTABLE_LEN];
             name_subject(p, def);
-            report(
+            mm_config_report(
                 p, MM_LOG_ERROR,
                 "%s: the Kafka topics \"%s\" and \"%s\" cannot both be: Kafka's metrics have '_' "
                 "for '.', so that the two names are one there",
@@ -360,7 +270,7 @@ static void check_collisions(struct parser *p,
 }
 
 /* The Kafka topics of all options beside each other. Those that were not valid are not there. */
-static void check_kafka_topics(struct parser *p)
+static void check_kafka_topics(struct mm_parser *p)
 {
     const struct mm_config *config = p->config;
     const char *topics[MM_ROUTE_LANES_MAX + 1];
@@ -377,10 +287,11 @@ static void check_kafka_topics(struct parser *p)
         if (strcmp(topics[i], dead) == 0) {
             char shown[MM_PRINTABLE_LEN];
             name_subject(p, mm_option_find("dead_letter_topic"));
-            report(p, MM_LOG_ERROR,
-                   "%s: \"%s\" is not valid: %s goes there; expected a Kafka topic of its own",
-                   p->subject, mm_printable(dead, strlen(dead), shown, sizeof shown),
-                   topics[i] == config->kafka_topic ? "kafka_topic" : "a route");
+            mm_config_report(
+                p, MM_LOG_ERROR,
+                "%s: \"%s\" is not valid: %s goes there; expected a Kafka topic of its own",
+                p->subject, mm_printable(dead, strlen(dead), shown, sizeof shown),
+                topics[i] == config->kafka_topic ? "kafka_topic" : "a route");
         }
     }
     if (dead != NULL) {
@@ -395,7 +306,7 @@ static void check_kafka_topics(struct parser *p)
 
 /* A message is carried when mqtt_topic or a route matches it: one set of filters for the broker
  * thread, which asks for each message. */
-static int unite_filters(struct parser *p)
+static int unite_filters(struct mm_parser *p)
 {
     struct mm_config *config = p->config;
     if (config->n_routes == 0 || config->mqtt_topic == NULL) {
@@ -424,14 +335,14 @@ static int unite_filters(struct parser *p)
 
 /* Write the names of the options that are given and wanted, as they are given. False: there is
  * none. */
-static bool list_given(struct parser *p,
+static bool list_given(struct mm_parser *p,
                        bool (*wanted)(const struct mm_option_def *def),
                        char *dst,
                        size_t dst_len)
 {
     size_t used = 0;
     for (size_t i = 0; i < MM_N_OPTIONS; i++) {
-        const struct setting *setting = &p->settings[i];
+        const struct mm_setting *setting = &p->settings[i];
         if (!wanted(&mm_option_defs[i]) || setting->value == NULL) {
             continue;
         }
@@ -456,27 +367,29 @@ static bool is_on_disk_only(const struct mm_option_def *def)
 }
 
 /* What is given and changes nothing. */
-static void report_useless(struct parser *p)
+static void report_useless(struct mm_parser *p)
 {
     char list[MM_N_OPTIONS * MM_OPTION_NAME_LEN];
     const bool in_memory = setting_of(p, mm_option_find("spool_dir"))->value == NULL;
     if (in_memory && list_given(p, is_on_disk_only, list, sizeof list)) {
-        report(p, MM_LOG_WARN,
-               "these settings have no effect on a spool in memory; only spool_dir makes one on "
-               "disk: %s",
-               list);
+        mm_config_report(
+            p, MM_LOG_WARN,
+            "these settings have no effect on a spool in memory; only spool_dir makes one on "
+            "disk: %s",
+            list);
     }
     if (list_given(p, is_ignored, list, sizeof list)) {
-        report(p, MM_LOG_INFO,
-               "these settings have no meaning for a plugin inside the broker and are ignored: %s",
-               list);
+        mm_config_report(
+            p, MM_LOG_INFO,
+            "these settings have no meaning for a plugin inside the broker and are ignored: %s",
+            list);
     }
 }
 
 int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
 {
     *out = NULL;
-    struct parser p = {.source = source, .config = calloc(1, sizeof *p.config)};
+    struct mm_parser p = {.source = source, .config = calloc(1, sizeof *p.config)};
     if (p.config == NULL) {
         return MM_ENOMEM;
     }
@@ -528,14 +441,14 @@ void mm_config_free(struct mm_config *config)
     free(config);
 }
 
-static void report_unknown(struct parser *p, const char *name)
+static void report_unknown(struct mm_parser *p, const char *name)
 {
     char ours[MM_OPTION_NAME_LEN]; /* in the manner of our own names */
     const char *nearest = NULL;
     if (strlen(name) < sizeof ours) {
         size_t i = 0;
         for (; name[i] != '\0'; i++) {
-            ours[i] = to_lower(name[i]);
+            ours[i] = mm_lower(name[i]);
             if (ours[i] == '-' || ours[i] == '.') {
                 ours[i] = '_';
             }
@@ -544,13 +457,13 @@ static void report_unknown(struct parser *p, const char *name)
         nearest = mm_option_nearest(ours);
     }
     if (nearest != NULL) {
-        report(p, MM_LOG_ERROR, "%s: unknown; did you mean %s?", p->subject, nearest);
+        mm_config_report(p, MM_LOG_ERROR, "%s: unknown; did you mean %s?", p->subject, nearest);
     } else if (strchr(name, '.') != NULL && mm_property_is_name(name)) {
         char shown[MM_PRINTABLE_LEN];
-        report(p, MM_LOG_ERROR, "%s: unknown; did you mean " MM_PROPERTY_PREFIX "%s?", p->subject,
-               mm_printable(name, strlen(name), shown, sizeof shown));
+        mm_config_report(p, MM_LOG_ERROR, "%s: unknown; did you mean " MM_PROPERTY_PREFIX "%s?",
+                         p->subject, mm_printable(name, strlen(name), shown, sizeof shown));
     } else {
-        report(p, MM_LOG_ERROR, "%s: unknown", p->subject);
+        mm_config_report(p, MM_LOG_ERROR, "%s: unknown", p->subject);
     }
 }
 
@@ -565,22 +478,22 @@ static bool has_property(const struct mm_config *config, const char *name)
 }
 
 /* Take one property. No finding shows its value, since that may be a secret. */
-static int add_property(struct parser *p, const char *name, const char *value)
+static int add_property(struct mm_parser *p, const char *name, const char *value)
 {
     if (!mm_property_is_name(name)) {
-        report(p, MM_LOG_ERROR,
-               "%s: not the name of a property: expected " MM_PROPERTY_PREFIX
-               "<property> of 1 to %d of the characters a-z, 0-9, '.' and '_'",
-               p->subject, MM_PROPERTY_MAX_LEN);
+        mm_config_report(p, MM_LOG_ERROR,
+                         "%s: not the name of a property: expected " MM_PROPERTY_PREFIX
+                         "<property> of 1 to %d of the characters a-z, 0-9, '.' and '_'",
+                         p->subject, MM_PROPERTY_MAX_LEN);
         return 0;
     }
     const char *refusal = mm_property_refusal(name);
     if (refusal != NULL) {
-        report(p, MM_LOG_ERROR, "%s: cannot be set: %s", p->subject, refusal);
+        mm_config_report(p, MM_LOG_ERROR, "%s: cannot be set: %s", p->subject, refusal);
         return 0;
     }
     if (has_property(p->config, name)) {
-        report(p, MM_LOG_ERROR, "%s: given twice", p->subject);
+        mm_config_report(p, MM_LOG_ERROR, "%s: given twice", p->subject);
         return 0;
     }
     struct mm_config_property *property = &p->config->properties[p->config->n_properties++];
@@ -591,341 +504,9 @@ static int add_property(struct parser *p, const char *name, const char *value)
     }
     const char *fault = mm_property_fault(name, property->value);
     if (fault != NULL) {
-        report(p, MM_LOG_ERROR, "%s: %s", p->subject, fault);
+        mm_config_report(p, MM_LOG_ERROR, "%s: %s", p->subject, fault);
     }
     return 0;
-}
-
-/* The field of a number, a word or a boolean, whatever its width. */
-static void store_number(struct mm_config *config, const struct mm_option_def *def, uint64_t number)
-{
-    void *field = (char *)config + def->offset;
-    const uint8_t n8 = (uint8_t)number;
-    const uint16_t n16 = (uint16_t)number;
-    const uint32_t n32 = (uint32_t)number;
-    switch (def->size) {
-        case sizeof n8:
-            memcpy(field, &n8, sizeof n8);
-            break;
-        case sizeof n16:
-            memcpy(field, &n16, sizeof n16);
-            break;
-        case sizeof n32:
-            memcpy(field, &n32, sizeof n32);
-            break;
-        default:
-            assert(def->size == sizeof number);
-            memcpy(field, &number, sizeof number);
-    }
-}
-
-static int store_text(struct mm_config *config, const struct mm_option_def *def, const char *text)
-{
-    char *copy = strdup(text);
-    if (copy == NULL) {
-        return MM_ENOMEM;
-    }
-    memcpy((char *)config + def->offset, &copy, sizeof copy);
-    return 0;
-}
-
-/* Read digits up to the first other character, which *end is set to. False: there is no digit, or
- * the number is above max. */
-static bool read_digits(const char *text, uint64_t max, const char **end, uint64_t *out)
-{
-    uint64_t number = 0;
-    const char *p = text;
-    for (; is_digit(*p); p++) {
-        const uint64_t digit = (uint64_t)(*p - '0');
-        if (digit > max || number > (max - digit) / 10) {
-            return false;
-        }
-        number = number * 10 + digit;
-    }
-    *end = p;
-    *out = number;
-    return p != text;
-}
-
-/* The whole text as a number from min to max. */
-static bool read_number(const char *text, uint64_t min, uint64_t max, uint64_t *out)
-{
-    const char *end = NULL;
-    return read_digits(text, max, &end, out) && *end == '\0' && *out >= min;
-}
-
-static int parse_number(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    uint64_t number = 0;
-    if (!read_number(value, def->min, def->max, &number)) {
-        return MM_EINVAL;
-    }
-    store_number(p->config, def, number);
-    return 0;
-}
-
-static int parse_size(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    uint64_t number = 0;
-    const char *suffix = NULL;
-    if (!read_digits(value, def->max, &suffix, &number)) {
-        return MM_EINVAL;
-    }
-    unsigned shift = 0;
-    switch (to_lower(*suffix)) {
-        case 'k':
-            shift = 10;
-            break;
-        case 'm':
-            shift = 20;
-            break;
-        case 'g':
-            shift = 30;
-            break;
-        default:
-            break;
-    }
-    if (shift > 0) {
-        suffix++;
-    }
-    if (*suffix != '\0' || number > def->max >> shift || number << shift < def->min) {
-        return MM_EINVAL;
-    }
-    store_number(p->config, def, number << shift);
-    return 0;
-}
-
-static int parse_size_or_auto(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    if (equal_in_any_case(value, "auto")) {
-        store_number(p->config, def, UINT64_MAX);
-        return 0;
-    }
-    return parse_size(p, def, value);
-}
-
-static int parse_kafka_port(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    uint64_t number = 0;
-    if (!read_number(value, def->min, def->max, &number)) {
-        return MM_EINVAL;
-    }
-    p->kafka_port = (uint16_t)number;
-    return 0;
-}
-
-static int parse_word(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    const struct mm_option_word *word = def->words;
-    while (word->name != NULL && !equal_in_any_case(word->name, value)) {
-        word++;
-    }
-    if (word->name == NULL) {
-        return MM_EINVAL;
-    }
-    store_number(p->config, def, word->value);
-    if (word->foreign) {
-        const struct mm_option_word *own = def->words;
-        while (own->value != word->value) {
-            own++;
-        }
-        report(p, MM_LOG_WARN, "%s: \"%s\" is taken as %s", p->subject, word->name, own->name);
-    }
-    return 0;
-}
-
-static int parse_filters(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    int rc = mm_filter_set_new(value, &p->config->filters, p->why, sizeof p->why);
-    return rc == 0 ? store_text(p->config, def, value) : rc;
-}
-
-static bool is_ipv6(const char *text)
-{
-    struct in6_addr addr;
-    return inet_pton(AF_INET6, text, &addr) == 1;
-}
-
-static bool is_ipv4(const char *text)
-{
-    struct in_addr addr;
-    return inet_pton(AF_INET, text, &addr) == 1;
-}
-
-/* A name or an IPv4 address. */
-static bool is_host(const char *text)
-{
-    size_t len = 0;
-    while (is_letter(text[len]) || is_digit(text[len]) ||
-           (text[len] != '\0' && strchr("._-", text[len]) != NULL)) {
-        len++;
-    }
-    return text[len] == '\0' && len > 0 && len <= HOST_MAX_LEN;
-}
-
-/* One entry of kafka_broker. */
-struct broker
-{
-    const char *host; /* IPv6: without the brackets */
-    bool is_ipv6;
-    const char *port; /* NULL: none was given */
-};
-
-/* Take "[address]" or "[address]:port" apart, in place. Returns what is wrong; NULL: nothing. */
-static const char *split_bracketed(char *item, struct broker *out)
-{
-    char *close = strchr(item, ']');
-    if (close == NULL) {
-        return "has no ']'";
-    }
-    *close = '\0';
-    *out = (struct broker){.host = item + 1, .is_ipv6 = true, .port = NULL};
-    if (close[1] == ':') {
-        out->port = close + 2;
-    } else if (close[1] != '\0') {
-        return "has something behind its ']'";
-    }
-    return is_ipv6(out->host) ? NULL : "has no IPv6 address in its brackets";
-}
-
-/* The same for "host" or "host:port". */
-static const char *split_plain(char *item, struct broker *out)
-{
-    *out = (struct broker){.host = item, .is_ipv6 = false, .port = NULL};
-    char *colon = strchr(item, ':');
-    if (colon != NULL) {
-        /* ::1:9092 is an address with a port and also an address without: only brackets tell. */
-        if (strchr(colon + 1, ':') != NULL) {
-            return "has more than one ':' (an IPv6 address stands in brackets)";
-        }
-        *colon = '\0';
-        out->port = colon + 1;
-    }
-    return is_host(item) ? NULL : "has no valid host name";
-}
-
-/* Write one entry as librdkafka wants it. Returns what is wrong with it; NULL: nothing. */
-static const char *write_broker(char *item, uint16_t default_port, char *dst, size_t dst_len)
-{
-    if (item[0] == '\0') {
-        return "is empty";
-    }
-    struct broker broker;
-    const char *wrong =
-        item[0] == '[' ? split_bracketed(item, &broker) : split_plain(item, &broker);
-    if (wrong != NULL) {
-        return wrong;
-    }
-    uint64_t port = default_port;
-    if (broker.port != NULL && !read_number(broker.port, 1, UINT16_MAX, &port)) {
-        return "has a port that is no whole number from 1 to 65535";
-    }
-    snprintf(dst, dst_len, broker.is_ipv6 ? "[%s]:%" PRIu64 : "%s:%" PRIu64, broker.host, port);
-    return NULL;
-}
-
-static int parse_brokers(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    (void)def;
-    static const char longest_addition[] = ":65535,";
-    size_t n_items = 1;
-    for (const char *c = value; *c != '\0'; c++) {
-        n_items += *c == ',';
-    }
-    const size_t list_len = strlen(value) + n_items * sizeof longest_addition;
-    char *items = strdup(value);
-    char *list = malloc(list_len);
-    if (items == NULL || list == NULL) {
-        free(list);
-        free(items);
-        return MM_ENOMEM;
-    }
-    const char *wrong = NULL;
-    size_t used = 0;
-    char *rest = items;
-    for (size_t n = 1; wrong == NULL && rest != NULL; n++) {
-        if (n > 1) {
-            list[used++] = ',';
-        }
-        wrong = write_broker(trim(strsep(&rest, ",")), p->kafka_port, list + used, list_len - used);
-        if (wrong != NULL) {
-            snprintf(p->why, sizeof p->why, "entry %zu %s", n, wrong);
-        } else {
-            used += strlen(list + used);
-        }
-    }
-    free(items);
-    if (wrong != NULL) {
-        free(list);
-        return MM_EINVAL;
-    }
-    p->config->kafka_bootstrap = list;
-    return 0;
-}
-
-static int parse_kafka_topic(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    return mm_route_is_kafka_topic(value) ? store_text(p->config, def, value) : MM_EINVAL;
-}
-
-static int parse_route(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    (void)def;
-    return mm_route_add(p->config, value, p->why, sizeof p->why);
-}
-
-/* Whether there is such a place, and whose it is, is found out by who opens it. */
-static int parse_path(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    const char *wrong = NULL;
-    if (value[0] == '\0') {
-        wrong = "it is empty";
-    } else if (value[0] != '/') {
-        wrong = "it is relative";
-    } else if (strlen(value) > MM_OPTION_PATH_MAX_LEN) {
-        wrong = "it is too long";
-    }
-    for (const char *c = value; *c != '\0' && wrong == NULL; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7F) {
-            wrong = "it has a control character";
-        }
-    }
-    if (wrong != NULL) {
-        snprintf(p->why, sizeof p->why, "%s", wrong);
-        return MM_EINVAL;
-    }
-    return store_text(p->config, def, value);
-}
-
-static int parse_field_names(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    (void)def;
-    char *names = strdup(value);
-    if (names == NULL) {
-        return MM_ENOMEM;
-    }
-    int rc = MM_EINVAL;
-    char *rest = names;
-    const char *topic = trim(strsep(&rest, ","));
-    const char *content = rest != NULL ? trim(strsep(&rest, ",")) : "";
-    if (rest != NULL || topic[0] == '\0' || content[0] == '\0' || strcmp(topic, content) == 0 ||
-        !mm_utf8_valid(value, strlen(value))) {
-        goto out;
-    }
-    p->config->json_topic_name = strdup(topic);
-    p->config->json_content_name = strdup(content);
-    rc = p->config->json_topic_name != NULL && p->config->json_content_name != NULL ? 0 : MM_ENOMEM;
-out:
-    free(names);
-    return rc;
-}
-
-static int parse_address(struct parser *p, const struct mm_option_def *def, const char *value)
-{
-    if (equal_in_any_case(value, "all")) {
-        return store_text(p->config, def, MM_OPTION_ADDRESS_ALL);
-    }
-    return is_ipv4(value) || is_ipv6(value) ? store_text(p->config, def, value) : MM_EINVAL;
 }
 
 bool mm_config_refuse_by_code(const struct mm_config *config, bool broker_2_1, int mqtt_version)

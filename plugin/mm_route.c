@@ -69,11 +69,6 @@ bool mm_route_topics_collide(const char *a, const char *b)
 
 /* --- adding a route --- */
 
-static bool is_blank(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
 static bool is_separator(char c)
 {
     return c == ',' || c == ';';
@@ -81,7 +76,7 @@ static bool is_separator(char c)
 
 static char *skip_blanks(char *text)
 {
-    while (is_blank(*text)) {
+    while (mm_is_blank(*text)) {
         text++;
     }
     return text;
@@ -91,7 +86,7 @@ static char *skip_blanks(char *text)
 static char *cut_word(char *word)
 {
     char *end = word;
-    while (*end != '\0' && !is_blank(*end)) {
+    while (*end != '\0' && !mm_is_blank(*end)) {
         end++;
     }
     char *next = skip_blanks(end);
@@ -108,7 +103,7 @@ static char *cut_filters(char *list)
             *end = '\0';
             return c;
         }
-        while (*c != '\0' && !is_blank(*c)) {
+        while (*c != '\0' && !mm_is_blank(*c)) {
             c++;
         }
         end = c;

@@ -92,3 +92,40 @@ char *mm_printable(const char *text, size_t len, char *dst, size_t dst_len)
     dst[used] = '\0';
     return dst;
 }
+
+char mm_lower(char c)
+{
+    return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+}
+
+bool mm_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+bool mm_is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+bool mm_equal_in_any_case(const char *a, const char *b)
+{
+    while (*a != '\0' && mm_lower(*a) == mm_lower(*b)) {
+        a++;
+        b++;
+    }
+    return mm_lower(*a) == mm_lower(*b);
+}
+
+char *mm_trim(char *text)
+{
+    while (mm_is_blank(*text)) {
+        text++;
+    }
+    size_t len = strlen(text);
+    while (len > 0 && mm_is_blank(text[len - 1])) {
+        len--;
+    }
+    text[len] = '\0';
+    return text;
+}

@@ -61,6 +61,8 @@ static int faulty_route_add(struct mm_config *config,
 #define mm_route_add faulty_route_add
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_config.c"
+/* NOLINTNEXTLINE(bugprone-suspicious-include) */
+#include "../../plugin/mm_config_parse.c"
 #undef malloc
 #undef calloc
 #undef strdup

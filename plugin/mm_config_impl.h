@@ -1,0 +1,44 @@
+/* mm_config_impl.h - settings under construction, for those files that make them: mm_config.c,
+ * which gathers the values and judges what they say together, and mm_config_parse.c, which parses
+ * each.
+ *
+ * Thread: setup. */
+#ifndef MM_CONFIG_IMPL_H
+#define MM_CONFIG_IMPL_H
+
+#include "mm_config.h"
+#include "mm_options.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What gathering found for an option. */
+struct mm_setting
+{
+    char *value;      /* trimmed, owned; repeatable: one a line. NULL: the default counts */
+    const char *name; /* of the option as it was written; NULL: the environment has it */
+};
+
+struct mm_parser
+{
+    const struct mm_config_source *source;    /* borrowed */
+    struct mm_config *config;                 /* under construction, owned */
+    struct mm_setting settings[MM_N_OPTIONS]; /* of mm_option_defs[] with the same index */
+    uint16_t kafka_port;
+    size_t n_mistakes;
+    char subject[128];         /* what a finding is about: "option kafka_workers" */
+    char why[MM_LOG_LINE_LEN]; /* what a parser has to say about a wrong value; may be empty */
+};
+
+/* Check a value, trimmed, and store it. Errors: MM_EINVAL, with p->why filled or left empty where
+ * the option's "expected" says it all; MM_ENOMEM. */
+typedef int mm_parse_fn(struct mm_parser *p, const struct mm_option_def *def, const char *value);
+
+/* One for each type of option. */
+extern mm_parse_fn *const mm_config_parsers[MM_N_TYPES];
+
+/* Tell of a finding; one of level MM_LOG_ERROR makes the settings fail. */
+void mm_config_report(struct mm_parser *p, enum mm_log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
