@@ -8,15 +8,14 @@
 #include "mm_dead.h"
 #include "mm_error.h"
 #include "mm_filter.h"
-#include "mm_format.h"
 #include "mm_http.h"
 #include "mm_kafka.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
+#include "mm_sender.h"
 #include "mm_spool.h"
 #include "mm_version.h"
-#include "mm_worker.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -40,7 +39,7 @@
 #define DRAIN_MS 5000
 /* With nobody to deliver to, and nothing to be lost by not trying. */
 #define DRAIN_AWAY_MS 500
-#define STOP_MS UINT64_C(9000)
+#define STOP_MS 9000
 
 #define REFUSAL_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
 
@@ -61,12 +60,10 @@ struct mm
     struct mm_log *log;
     struct mm_spool_budget budget; /* of the spool and of what is parked */
     struct mm_spool *spool;
-    struct mm_park *park;
-    struct mm_format *format;
     struct mm_dead *dead;
     struct mm_metrics *metrics;
     struct mm_http *http;
-    struct mm_worker *workers[MM_CONFIG_WORKERS_MAX];
+    struct mm_sender *sender;
 
     struct mm_metrics_broker *counters;
     uint64_t n_messages; /* that passed the filter */
@@ -79,6 +76,9 @@ struct mm
 /* One copy of the code is in the process however often the broker loads it, and one instance is all
  * that it can serve: a second plugin line would double every message. */
 static atomic_flag loaded = ATOMIC_FLAG_INIT;
+
+/* What a thread that did not end in time may still use: kept until the process ends. */
+static struct mm *left_behind;
 
 /* --- logging ------------------------------------------------------------------------------------
  */
@@ -331,27 +331,6 @@ static int read_config(struct mm *mm, const struct mosquitto_opt *opts, int n_op
     return err;
 }
 
-static int start_workers(struct mm *mm, char *errstr, size_t errstr_len)
-{
-    for (uint32_t k = 0; k < mm->config->kafka_workers; k++) {
-        struct mm_worker_options opts = {
-            .index = k,
-            .config = mm->config,
-            .format = mm->format,
-            .spool = mm->spool,
-            .park = mm->park,
-            .metrics = mm_metrics_worker(mm->metrics, k),
-            .dead = mm->dead,
-            .log = mm->log,
-        };
-        int err = mm_worker_start(&opts, &mm->workers[k], errstr, errstr_len);
-        if (err != 0) {
-            return err;
-        }
-    }
-    return 0;
-}
-
 static int start_http(struct mm *mm, char *errstr, size_t errstr_len)
 {
     if (mm->config->health_port == 0) {
@@ -416,18 +395,17 @@ static int open_dead(struct mm *mm, char *errstr, size_t errstr_len)
     return mm_dead_open(&dead, &mm->dead, errstr, errstr_len);
 }
 
-static int open_park(struct mm *mm, char *errstr, size_t errstr_len)
+static int new_sender(struct mm *mm, char *errstr, size_t errstr_len)
 {
-    struct mm_park_options opts = {
+    struct mm_sender_options opts = {
         .config = mm->config,
-        .format = mm->format,
         .spool = mm->spool,
         .budget = &mm->budget,
         .metrics = mm->metrics,
         .dead = mm->dead,
         .log = mm->log,
     };
-    return mm_park_open(&opts, &mm->park, errstr, errstr_len);
+    return mm_sender_new(&opts, &mm->sender, errstr, errstr_len);
 }
 
 /* Make everything between the settings and the first message. */
@@ -463,9 +441,6 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
     }
     if (err == 0) {
         mm->counters = mm_metrics_broker(mm->metrics);
-        err = mm_format_new(config->json_topic_name, config->json_content_name, &mm->format);
-    }
-    if (err == 0) {
         spool.counters = mm_metrics_counters;
         spool.counters_arg = mm->metrics;
         spool.log = mm->log;
@@ -476,52 +451,16 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
         err = open_dead(mm, errstr, errstr_len);
     }
     if (err == 0) {
-        err = open_park(mm, errstr, errstr_len);
+        err = new_sender(mm, errstr, errstr_len);
     }
     if (err == 0) {
         mm_metrics_restore(mm->metrics, mm->spool, mm_spool_found(mm->spool));
-        err = mm_park_start(mm->park, errstr, errstr_len);
-    }
-    if (err == 0) {
         err = start_http(mm, errstr, errstr_len);
     }
     if (err == 0) {
-        err = start_workers(mm, errstr, errstr_len);
+        err = mm_sender_start(mm->sender, errstr, errstr_len);
     }
     return err;
-}
-
-/* Does any worker reach Kafka? */
-static bool any_worker_up(const struct mm *mm)
-{
-    for (uint32_t k = 0; k < mm->config->kafka_workers; k++) {
-        if (mm_counter_get(&mm_metrics_worker(mm->metrics, k)->kafka_up) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* False: a worker's thread did not end in time. */
-static bool stop_workers(struct mm *mm, uint32_t drain_ms)
-{
-    uint64_t end_ns = mm_clock_monotonic_ns() + STOP_MS * 1000000;
-    bool all = true;
-    mm_park_stop(mm->park, drain_ms);
-    for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
-        mm_worker_stop(mm->workers[k], drain_ms);
-    }
-    if (mm->spool != NULL) {
-        mm_spool_wake(mm->spool);
-    }
-    for (uint32_t k = 0; k < MM_CONFIG_WORKERS_MAX && mm->workers[k] != NULL; k++) {
-        uint64_t now_ns = mm_clock_monotonic_ns();
-        uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / 1000000 : 0;
-        all = mm_worker_join(mm->workers[k], (uint32_t)left_ms) && all;
-    }
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / 1000000 : 0;
-    return all && mm_park_join(mm->park, (uint32_t)left_ms);
 }
 
 /* Say what becomes of that which Kafka did not take. */
@@ -551,7 +490,8 @@ static void log_farewell(struct mm *mm)
 /* Undo what start_all() did, as far as it came. drain_ms: 0 when nothing was ever received. */
 static void stop_all(struct mm *mm, uint32_t drain_ms)
 {
-    bool joined = stop_workers(mm, drain_ms);
+    mm_sender_stop(mm->sender, drain_ms);
+    bool joined = mm_sender_join(mm->sender, STOP_MS);
     mm_http_stop(mm->http);
     if (drain_ms > 0) {
         log_farewell(mm);
@@ -563,12 +503,12 @@ static void stop_all(struct mm *mm, uint32_t drain_ms)
         print_line(NULL, MM_LOG_ERROR,
                    "a worker thread did not end in time; it is left behind until the process ends");
         mm_spool_checkpoint(mm->spool);
+        left_behind = mm;
         return;
     }
-    mm_park_close(mm->park);
+    mm_sender_free(mm->sender);
     mm_spool_close(mm->spool);
     mm_dead_close(mm->dead);
-    mm_format_free(mm->format);
     mm_metrics_free(mm->metrics);
     mm_log_free(mm->log);
     mm_config_free(mm->config);
@@ -664,7 +604,7 @@ EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *option
         return MOSQ_ERR_SUCCESS;
     }
     unregister_events(mm, N_EVENTS);
-    bool away = mm->config->spool_dir != NULL && !any_worker_up(mm);
+    bool away = mm->config->spool_dir != NULL && !mm_sender_reaches_kafka(mm->sender);
     stop_all(mm, away ? DRAIN_AWAY_MS : DRAIN_MS);
     return MOSQ_ERR_SUCCESS;
 }

@@ -1,0 +1,146 @@
+#include "mm_sender.h"
+
+#include "mm_clock.h"
+#include "mm_config.h"
+#include "mm_error.h"
+#include "mm_format.h"
+#include "mm_metrics.h"
+#include "mm_park.h"
+#include "mm_spool.h"
+#include "mm_worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct mm_sender
+{
+    struct mm_sender_options opts;
+    struct mm_format *format;
+    struct mm_park *park;
+    uint32_t n_workers; /* that are started */
+    struct mm_worker *workers[MM_CONFIG_WORKERS_MAX];
+};
+
+/* --- start --------------------------------------------------------------------------------------
+ */
+
+static int open_park(struct mm_sender *s, char *errstr, size_t errstr_len)
+{
+    struct mm_park_options opts = {
+        .config = s->opts.config,
+        .format = s->format,
+        .spool = s->opts.spool,
+        .budget = s->opts.budget,
+        .metrics = s->opts.metrics,
+        .dead = s->opts.dead,
+        .log = s->opts.log,
+    };
+    return mm_park_open(&opts, &s->park, errstr, errstr_len);
+}
+
+int mm_sender_new(const struct mm_sender_options *opts,
+                  struct mm_sender **out,
+                  char *errstr,
+                  size_t errstr_len)
+{
+    const struct mm_config *config = opts->config;
+    *out = NULL;
+    struct mm_sender *s = calloc(1, sizeof *s);
+    snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+    if (s == NULL) {
+        return MM_ENOMEM;
+    }
+    s->opts = *opts;
+    int err = mm_format_new(config->json_topic_name, config->json_content_name, &s->format);
+    if (err == 0) {
+        err = open_park(s, errstr, errstr_len);
+    }
+    if (err != 0) {
+        mm_sender_free(s);
+        return err;
+    }
+    *out = s;
+    return 0;
+}
+
+static int start_worker(struct mm_sender *s, uint32_t k, char *errstr, size_t errstr_len)
+{
+    struct mm_worker_options opts = {
+        .index = k,
+        .config = s->opts.config,
+        .format = s->format,
+        .spool = s->opts.spool,
+        .park = s->park,
+        .metrics = mm_metrics_worker(s->opts.metrics, k),
+        .dead = s->opts.dead,
+        .log = s->opts.log,
+    };
+    return mm_worker_start(&opts, &s->workers[k], errstr, errstr_len);
+}
+
+int mm_sender_start(struct mm_sender *s, char *errstr, size_t errstr_len)
+{
+    int err = mm_park_start(s->park, errstr, errstr_len);
+    while (err == 0 && s->n_workers < s->opts.config->kafka_workers) {
+        err = start_worker(s, s->n_workers, errstr, errstr_len);
+        s->n_workers += err == 0;
+    }
+    return err;
+}
+
+bool mm_sender_reaches_kafka(const struct mm_sender *s)
+{
+    for (uint32_t k = 0; k < s->n_workers; k++) {
+        if (mm_counter_get(&mm_metrics_worker(s->opts.metrics, k)->kafka_up) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- stop ---------------------------------------------------------------------------------------
+ */
+
+void mm_sender_stop(struct mm_sender *s, uint32_t drain_ms)
+{
+    if (s == NULL) {
+        return;
+    }
+    mm_park_stop(s->park, drain_ms);
+    for (uint32_t k = 0; k < s->n_workers; k++) {
+        mm_worker_stop(s->workers[k], drain_ms);
+    }
+    mm_spool_wake(s->opts.spool);
+}
+
+static uint32_t left_ms(uint64_t until_ns)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    return now_ns < until_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
+}
+
+bool mm_sender_join(struct mm_sender *s, uint32_t timeout_ms)
+{
+    if (s == NULL) {
+        return true;
+    }
+    uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
+    bool all = true;
+    for (uint32_t k = 0; k < s->n_workers; k++) {
+        if (s->workers[k] != NULL && mm_worker_join(s->workers[k], left_ms(until_ns))) {
+            s->workers[k] = NULL;
+        }
+        all = all && s->workers[k] == NULL;
+    }
+    return all && mm_park_join(s->park, left_ms(until_ns));
+}
+
+void mm_sender_free(struct mm_sender *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    mm_park_close(s->park);
+    mm_format_free(s->format);
+    free(s);
+}
