@@ -22,8 +22,10 @@ import pytest
 
 from harness import ports, processes
 from harness.broker import Broker
+from harness.cluster import KafkaCluster
 from harness.disk import SmallDisk
 from harness.kafka import Cluster, Kafka
+from harness.secure import SecureKafka
 
 _LONGEST_TEST = 240  # seconds, of one test in its short form; five times that in its long form
 _figures = pytest.StashKey[list[str]]()
@@ -97,6 +99,51 @@ def make_kafka(tmp_path: Path) -> Iterator[MakeKafka]:
             node = Kafka(tmp_path / f"kafka-{count}", properties)
             stack.callback(node.close)
             return node
+
+        yield make
+
+
+MakeSecureKafka = Callable[..., SecureKafka]
+
+
+@pytest.fixture
+def make_secure_kafka(tmp_path: Path) -> Iterator[MakeSecureKafka]:
+    """make_secure_kafka(properties, acls=True, ...): a secured node of this test's own, not started; the arguments are
+    SecureKafka's."""
+    with contextlib.ExitStack() as stack:
+        count = 0
+
+        def make(*args: Any, **kwargs: Any) -> SecureKafka:
+            nonlocal count
+            count += 1
+            node = SecureKafka(tmp_path / f"secure-kafka-{count}", *args, **kwargs)
+            stack.callback(node.close)
+            return node
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A secured node, without ACLs, that tests share: they may make users and topics of their own in it, and change
+    and stop nothing."""
+    node = SecureKafka(tmp_path_factory.mktemp("shared-secure-kafka"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., KafkaCluster]]:
+    """make_cluster(properties): three nodes of this test's own, not started."""
+    with contextlib.ExitStack() as stack:
+
+        def make(properties: dict[str, str] | None = None) -> KafkaCluster:
+            cluster = KafkaCluster(tmp_path / "kafka-cluster", properties)
+            stack.callback(cluster.close)
+            return cluster
 
         yield make
 

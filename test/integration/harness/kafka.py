@@ -7,6 +7,7 @@ formatted, empty data directory, which each new node starts from.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -72,14 +73,16 @@ _PROPERTIES = {
 class Installation:
     """The cache: jars, class archive, formatted data directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str | None = None) -> None:
+        """version: another than the one in pom.xml."""
         pom = _POM.read_bytes()
         found = re.search(rb"<kafka\.version>([^<]+)<", pom)
         assert found is not None
+        self.version = version or found[1].decode()
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         # The digest makes a changed list of jars another installation; an old run goes on with its own.
         digest = hashlib.sha256(pom).hexdigest()[:12]
-        self.root = base / "metamorphosis-test" / f"kafka-{found[1].decode()}" / digest
+        self.root = base / "metamorphosis-test" / f"kafka-{self.version}" / digest
         self.jars = self.root / "jars"
         self.archive = self.root / f"classes-{_java_id()}.jsa"
         self.formatted = self.root / "formatted"
@@ -117,7 +120,7 @@ class Installation:
             shutil.copy(_POM, project)
             done = subprocess.run(
                 [
-                    *("mvn", "-B", "-q", "-Dstyle.color=never"),
+                    *("mvn", "-B", "-q", "-Dstyle.color=never", f"-Dkafka.version={self.version}"),
                     *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={fresh}"),
                 ],
                 cwd=project,
@@ -133,7 +136,12 @@ class Installation:
         with tempfile.TemporaryDirectory(prefix="metamorphosis-kafka-") as name:
             work = Path(name)
             config = work / "server.properties"
-            config.write_text(_render(_PROPERTIES | _listeners(9092, 9093, work / "data")))
+            network = {
+                "listeners": "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093",
+                "controller.quorum.voters": "1@127.0.0.1:9093",
+                "log.dirs": str(work / "data"),
+            }
+            config.write_text(_render(_PROPERTIES | network))
             done = subprocess.run(
                 [*self.java(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)],
                 stdin=subprocess.DEVNULL,
@@ -170,19 +178,11 @@ def _java_id() -> str:
 
 
 @cache
-def installed() -> Installation:
+def installed(version: str | None = None) -> Installation:
     """The installation, ready for use."""
-    installation = Installation()
+    installation = Installation(version)
     installation.prepare()
     return installation
-
-
-def _listeners(port: int, controller_port: int, data: Path) -> dict[str, str]:
-    return {
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "log.dirs": str(data),
-    }
 
 
 def _render(properties: Mapping[str, str]) -> str:
@@ -191,6 +191,8 @@ def _render(properties: Mapping[str, str]) -> str:
 
 class Cluster:
     """Any Kafka that can be reached: topics, and how to read from it."""
+
+    replication = 1  # of a new topic
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -210,7 +212,7 @@ class Cluster:
 
     def create_topic(self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         """Create a topic, wait until the cluster serves it, return its name."""
-        topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+        topic = NewTopic(name, partitions, self.replication, config=dict(config or {}))
         self._admin().create_topics([topic], operation_timeout=20)[name].result(30)
 
         def served() -> bool:
@@ -218,7 +220,7 @@ class Cluster:
             return (
                 described.error is None
                 and len(described.partitions) == partitions
-                and all(p.leader >= 0 for p in described.partitions.values())
+                and all(p.leader >= 0 and len(p.isrs) == self.replication for p in described.partitions.values())
             )
 
         wait_until(served, 20, f"topic {name} has leaders")
@@ -270,7 +272,9 @@ class Kafka(Cluster):
         *,
         installation: Installation | None = None,
         jvm_options: Sequence[str] = (),
+        node_id: int = 1,
     ) -> None:
+        self.node_id = node_id
         self.port = ports.free_port()
         super().__init__(f"127.0.0.1:{self.port}")
         self.data = directory / "data"
@@ -278,8 +282,8 @@ class Kafka(Cluster):
         self._directory = directory
         self._installation = installation or installed()
         self._jvm_options = jvm_options
-        self._controller_port = ports.free_port()
-        self._properties = dict(properties or {})
+        self.controller_port = ports.free_port()
+        self.properties = dict(properties or {})  # over the usual ones, from the next start on
         self._child: Child | None = None
         self._log_start = 0
 
@@ -303,13 +307,29 @@ class Kafka(Cluster):
         assert self._child is None, "Kafka is running already"
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
-            shutil.copytree(self._installation.formatted, self.data)
+            self._format_data()
         config = self._directory / "server.properties"
-        listeners = _listeners(self.port, self._controller_port, self.data)
-        config.write_text(_render(_PROPERTIES | listeners | self._properties))
+        config.write_text(_render(_PROPERTIES | self._network() | self.properties))
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         argv = [*self._installation.java(*self._jvm_options), "kafka.Kafka", str(config)]
         self._child = Child("Kafka", argv, self.log, cwd=self._directory)
+
+    def _network(self) -> dict[str, str]:
+        """The properties that are this node's own."""
+        return {
+            "node.id": str(self.node_id),
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "controller.quorum.voters": f"{self.node_id}@127.0.0.1:{self.controller_port}",
+            "log.dirs": str(self.data),
+        }
+
+    def _format_data(self) -> None:
+        """A copy of the formatted directory, with a name of its own in it."""
+        shutil.copytree(self._installation.formatted, self.data)
+        meta = self.data / "meta.properties"
+        directory_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        text = re.sub(r"(?m)^node\.id=.*$", f"node.id={self.node_id}", meta.read_text())
+        meta.write_text(re.sub(r"(?m)^directory\.id=.*$", f"directory.id={directory_id}", text))
 
     def wait_started(self) -> float:
         def started() -> re.Match[str] | None:
@@ -320,11 +340,24 @@ class Kafka(Cluster):
         found = wait_until(started, _START_TIMEOUT, lambda: f"Kafka started\n{self.child.tail()}")
         return int(found[1]) / 1000
 
+    def restart(self) -> float:
+        """Stop in order, start again. Returns what start() does."""
+        self.stop()
+        return self.start()
+
     def stop(self) -> float:
         """SIGTERM; returns the seconds it took."""
         seconds, _ = self.child.terminate(_STOP_TIMEOUT)
         self._child = None
         return seconds
+
+    def stop_or_kill(self, timeout: float) -> None:
+        """Wait for the end of a node that was told to end, for so long."""
+        try:
+            self.child.wait(timeout)
+            self._child = None
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def kill(self) -> None:
         """SIGKILL."""
