@@ -200,9 +200,13 @@ static uint32_t housekeep(struct mm_spool *s)
         atomic_store_explicit(&s->full, false, memory_order_relaxed);
     }
     bool only_tail = atomic_load_explicit(&s->n_segments, memory_order_relaxed) == 1;
-    /* Where others took the disk, all that is stored would go, and for nothing. */
-    if (lacking && s->drop_oldest && !s->taken && drop_first(s)) {
-        return SHORT_INTERVAL_MS;
+    if (lacking && s->drop_oldest) {
+        s->look_ns = 0; /* what was seen last may be older than the want */
+        look_at_space(s, now_ns);
+        /* Where others took the disk, all that is stored would go, and for nothing. */
+        if (!s->taken && drop_first(s)) {
+            return SHORT_INTERVAL_MS;
+        }
     }
     return only_tail && wanted == 0 && room ? IDLE_INTERVAL_MS : BUSY_INTERVAL_MS;
 }

@@ -362,6 +362,34 @@ static void test_nothing_is_dropped_for_room_that_does_not_come(void **state)
     mm_spool_close(s);
 }
 
+/* The same while the log is at work: what it knows of the disk is older than the want of room. */
+static void test_nothing_is_dropped_when_the_disk_is_taken_suddenly(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.manual = false;
+    opts.drop_oldest = true;
+    opts.min_free = 100 << 20;
+    space_left = UINT64_C(1) << 30;
+    struct mm_spool *s = open_log(&opts);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    append_some(s, 200);
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    space_left = 90 << 20;
+    uint32_t n = 0;
+    while (n < 400 && append(s, 1) == 0) {
+        n++;
+    }
+    sleep_ms(300);
+    bool unwanted = mm_spool_unwanted(rd, &pos);
+    space_left = 0;
+    mm_spool_close(s);
+    assert_in_range(n, 1, 399);
+    assert_false(unwanted);
+}
+
 /* A file system that the system has made read-only after an error can still be read. */
 static void test_segments_are_opened_for_reading_only(void **state)
 {
@@ -869,6 +897,8 @@ int main(void)
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_without_descriptors_nothing_is_dropped, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_nothing_is_dropped_when_the_disk_is_taken_suddenly,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_nothing_is_dropped_for_room_that_does_not_come,
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_segments_are_opened_for_reading_only, make_directory,
