@@ -1,9 +1,13 @@
 /* mm_config.h - the settings: one option table, one immutable struct.
  *
- * An option comes from the broker's configuration (plugin_opt_<name>), else from the environment
- * (<NAME> in capitals; a variable that is empty counts as not set), else from the table's default.
- * Values are trimmed; words are understood in any case. Everything is checked here, and every
- * mistake is reported, not only the first. */
+ * An option comes from the broker's configuration (plugin_opt_<name>) or from the file that the
+ * option config_file names (mm_config_file.h), else from the environment (<NAME> in capitals; a
+ * variable that is empty counts as not set), else from the table's default. Values are trimmed;
+ * words are understood in any case. Everything is checked here, and every mistake is reported, not
+ * only the first.
+ *
+ * Who keeps the broker's options can make the settings again at any time, with what the config_file
+ * says then; mm_config_diff_fixed() tells what of it a running broker cannot take over. */
 #ifndef MM_CONFIG_H
 #define MM_CONFIG_H
 
@@ -35,11 +39,19 @@ struct mm_option
     const char *value;
 };
 
+/* Where something stands. */
+struct mm_place
+{
+    const char *file; /* NULL: not known */
+    unsigned line;    /* from 1 */
+};
+
 /* One rdkafka.<property>. */
 struct mm_config_property
 {
     char *name;
     char *value;
+    struct mm_place place;
 };
 
 /* One route: `<filters> <kafka topic>`. */
@@ -48,10 +60,13 @@ struct mm_config_route
     char *mqtt_filters;            /* the list as given */
     struct mm_filter_set *filters; /* the same, compiled */
     uint32_t lane; /* of its Kafka topic: 0 is kafka_topic, else 1 + an index of route_topics */
+    struct mm_place place;
 };
 
+/* A place in here borrows its file from config_file, or from the source's places. */
 struct mm_config
 {
+    char *config_file;               /* an absolute path; NULL: none */
     char *mqtt_topic;                /* the list as given */
     struct mm_filter_set *filters;   /* the same and those of the routes, compiled */
     char *kafka_bootstrap;           /* "host:port[,host:port...]"; IPv6 literals in brackets */
@@ -92,15 +107,29 @@ struct mm_config
  * call. */
 typedef const char *(*mm_config_getenv_fn)(void *arg, const char *name);
 
-/* Takes one finding. level is MM_LOG_ERROR (parsing will fail), MM_LOG_WARN or MM_LOG_INFO. The
- * line names the option (or the environment variable), the value found and what was expected. A
- * secret's value is never in it. */
-typedef void (*mm_config_report_fn)(void *arg, enum mm_log_level level, const char *line);
+/* Something that was found in the settings. */
+struct mm_finding
+{
+    enum mm_log_level level; /* MM_LOG_ERROR (parsing will fail), MM_LOG_WARN or MM_LOG_INFO */
+    struct mm_place place;   /* in the config_file, or one of the source's places */
+    const char *text; /* names the option (or the environment variable), the value found and what
+                         was expected, never the value of a secret; without the place */
+};
+
+/* Takes one finding, which lives during the call. */
+typedef void (*mm_config_report_fn)(void *arg, const struct mm_finding *finding);
+
+/* Write a finding as the plugin's log has it: the place in the config_file, if there is one, and
+ * the text. Returns dst, always terminated; MM_FINDING_LINE_LEN is room enough. Thread: any. */
+const char *mm_finding_line(const struct mm_finding *finding, char *dst, size_t dst_len);
+
+#define MM_FINDING_LINE_LEN (MM_LOG_LINE_LEN + 256)
 
 /* Where a setting comes from and what hears of mistakes. */
 struct mm_config_source
 {
     const struct mm_option *options; /* in file order */
+    const struct mm_place *places;   /* one for each option; NULL: not known, as in the plugin */
     size_t n_options;
     mm_config_getenv_fn getenv; /* NULL: the environment is not read */
     void *getenv_arg;
@@ -116,6 +145,15 @@ int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
 
 /* Accepts NULL. Thread: setup. */
 void mm_config_free(struct mm_config *config);
+
+/* Write which options differ although they count only from a start of the broker on (the table says
+ * which those are): "kafka_workers (1, wanted 4), spool_dir (not set, wanted /var/spool/mm)". A
+ * list that does not fit into dst (dst_len >= 1) ends in " ...". Returns how many differ; dst is
+ * empty when none does. Thread: any. */
+size_t mm_config_diff_fixed(const struct mm_config *running,
+                            const struct mm_config *wanted,
+                            char *dst,
+                            size_t dst_len);
 
 /* How a refused QoS 1 or 2 message is answered: with a reason code (true), or by closing the
  * connection.

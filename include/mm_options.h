@@ -52,6 +52,8 @@ struct mm_option_def
     const char *fallback_on_disk; /* the default with spool_dir; NULL: the same */
     bool on_disk_only;            /* means nothing without spool_dir */
     bool repeatable;              /* may be given again; each value is parsed on its own */
+    bool not_in_file;             /* cannot stand in the config_file */
+    bool fixed;                   /* counts from the broker's next start on, not from a reload */
     size_t offset;                /* of the field in struct mm_config */
     size_t size;                  /* of the field, when it is a number, a word or a boolean */
     uint64_t min;
@@ -63,7 +65,7 @@ struct mm_option_def
 };
 
 /* The table, in the order in which values are parsed and told. */
-#define MM_N_OPTIONS 34
+#define MM_N_OPTIONS 35
 extern const struct mm_option_def *const mm_option_defs;
 
 /* Longer than the longest name. */
@@ -82,6 +84,9 @@ const struct mm_option_def *mm_option_find(const char *name);
 /* What was probably meant by a name (shorter than MM_OPTION_NAME_LEN) in small letters with
  * underscores; NULL: cannot say. */
 const char *mm_option_nearest(const char *name);
+
+/* Is the value of an option of this name, rdkafka.<property> too, never to be shown? */
+bool mm_option_is_secret(const char *name);
 
 /* Write the variable of the environment for an option, its name in capitals. Returns dst. */
 const char *mm_option_variable(const struct mm_option_def *def, char dst[MM_OPTION_NAME_LEN]);

@@ -1,6 +1,7 @@
 /* What is told of the settings: the start log's line, and the reference of all options. */
 #include "mm_config.h"
 
+#include "mm_config_file.h"
 #include "mm_error.h"
 #include "mm_options.h"
 #include "mm_property.h"
@@ -209,6 +210,62 @@ void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_le
     }
 }
 
+/* --- what differs --- */
+
+/* Is the field of a type a text, or else a number? */
+static bool is_text(enum mm_option_type type)
+{
+    return type == MM_TYPE_FILTERS || type == MM_TYPE_BROKERS || type == MM_TYPE_KAFKA_TOPIC ||
+           type == MM_TYPE_PATH || type == MM_TYPE_ADDRESS;
+}
+
+static bool differs(const struct mm_config *a,
+                    const struct mm_config *b,
+                    const struct mm_option_def *def)
+{
+    if (!is_text(def->type)) {
+        return load_number(a, def) != load_number(b, def);
+    }
+    const char *text_a = load_text(a, def);
+    const char *text_b = load_text(b, def);
+    return text_a == NULL || text_b == NULL ? text_a != text_b : strcmp(text_a, text_b) != 0;
+}
+
+size_t mm_config_diff_fixed(const struct mm_config *running,
+                            const struct mm_config *wanted,
+                            char *dst,
+                            size_t dst_len)
+{
+    static const char more[] = " ...";
+    size_t n = 0;
+    size_t used = 0;
+    dst[0] = '\0';
+    for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        const struct mm_option_def *def = &mm_option_defs[i];
+        if (!def->fixed || !differs(running, wanted, def)) {
+            continue;
+        }
+        char now[MM_PRINTABLE_LEN];
+        char then[MM_PRINTABLE_LEN];
+        char item[3 * MM_PRINTABLE_LEN];
+        shows[def->type](running, def, now, sizeof now);
+        shows[def->type](wanted, def, then, sizeof then);
+        snprintf(item, sizeof item, "%s%s (%s, wanted %s)", n > 0 ? ", " : "", def->name,
+                 now[0] != '\0' ? now : "not set", then[0] != '\0' ? then : "not set");
+        n++;
+        if (used + strlen(item) + sizeof more <= dst_len) {
+            memcpy(dst + used, item, strlen(item) + 1);
+            used += strlen(item);
+        } else if (used < dst_len) {
+            snprintf(dst + used, dst_len - used, "%s", more);
+            used = dst_len; /* nothing fits any more */
+        }
+    }
+    return n;
+}
+
+/* --- the reference --- */
+
 static void write_option(FILE *stream, const struct mm_option_def *def)
 {
     char variable[MM_OPTION_NAME_LEN];
@@ -253,6 +310,29 @@ static void write_routes(FILE *stream)
         MM_ROUTE_LANES_MAX);
 }
 
+static void write_config_file(FILE *stream)
+{
+    fprintf(
+        stream,
+        "\n## The config_file\n\n"
+        "The file that `config_file` names has options too, one a line, without `plugin_opt_`:\n\n"
+        "    # where to\n"
+        "    kafka_broker kafka-1:9092,kafka-2:9092\n"
+        "    route plant/# plant\n"
+        "    rdkafka.linger.ms 20\n\n"
+        "- Every option can stand there but `config_file`. One that stands in the broker's "
+        "configuration as well is a mistake unless both have the same value; routes stand in one "
+        "of the two. The environment counts for what stands in neither.\n"
+        "- Blanks around the name and the value do not count, nor do empty lines and those that "
+        "begin with `#`. What follows the name is the value to the end of the line: a `#` in it is "
+        "part of it, and so are quotes. There is no way to include another file.\n"
+        "- The file is UTF-8 with lines that end in LF or CRLF, and has at most %zu bytes.\n"
+        "- With a secret in it, it should be readable for the broker's user alone (`chmod 0640`); "
+        "one that everybody can read is told of at start.\n"
+        "- The user that the broker runs as (`mosquitto`) reads it.\n",
+        MM_CONFIG_FILE_MAX);
+}
+
 static void write_other_names(FILE *stream)
 {
     fputs(
@@ -280,8 +360,9 @@ int mm_config_write_reference(FILE *stream)
         "# Options\n\n"
         "Made from the option table in `plugin/mm_options.c`; do not edit.\n\n"
         "An option stands in the broker's configuration as `plugin_opt_<option> <value>`, below "
-        "its `plugin` line. Without it the environment variable counts, unless that is empty; "
-        "without both, the default. An option that is unknown, given twice (but `route`) or not "
+        "its `plugin` line, or in the file that `config_file` names. Without it the environment "
+        "variable counts, unless that is empty; without all of them, the default. An option that "
+        "is unknown, given twice (but `route`) or not "
         "valid keeps the broker from starting; all of them are reported. Words are understood in "
         "any case.\n\n"
         "| option | environment | default | values | meaning |\n"
@@ -292,6 +373,7 @@ int mm_config_write_reference(FILE *stream)
             write_option(stream, &mm_option_defs[i]);
         }
     }
+    write_config_file(stream);
     write_routes(stream);
     write_other_names(stream);
     mm_property_write_reference(stream);

@@ -320,7 +320,11 @@ static int parse_kafka_topic(struct mm_parser *p,
 static int parse_route(struct mm_parser *p, const struct mm_option_def *def, const char *value)
 {
     (void)def;
-    return mm_route_add(p->config, value, p->why, sizeof p->why);
+    int rc = mm_route_add(p->config, value, p->why, sizeof p->why);
+    if (rc == 0) {
+        p->config->routes[p->config->n_routes - 1].place = p->place;
+    }
+    return rc;
 }
 
 /* Whether there is such a place, and whose it is, is found out by who opens it. */

@@ -59,9 +59,16 @@ static const struct mm_option_word log_level_words[] = {
     .offset = offsetof(struct mm_config, member), .size = sizeof(((struct mm_config *)0)->member)
 #define IGNORED(option_name) {.name = (option_name), .kind = MM_OPTION_IGNORED}
 
+static const char expected_path[] =
+    "an absolute path of at most 1024 bytes without control characters";
 static const char expected_kafka_topic[] = MM_ROUTE_KAFKA_TOPIC_RULE;
 
 static const struct mm_option_def defs[] = {
+    { /* before all others, some of which it may have */
+        .name = "config_file", .type = MM_TYPE_PATH, .not_in_file = true, .fixed = true,
+        FIELD(config_file), .expected = expected_path,
+        .meaning = "A file of more options ([The config_file](#the-config_file)).",
+    },
     {
         .name = "mqtt_topic", .fallback = "#", .type = MM_TYPE_FILTERS,
         FIELD(mqtt_topic), .expected = "MQTT topic filters, separated by ',' or ';'",
@@ -92,7 +99,7 @@ static const struct mm_option_def defs[] = {
                    "counts.",
     },
     {
-        .name = "kafka_workers", .fallback = "1", .type = MM_TYPE_NUMBER,
+        .name = "kafka_workers", .fixed = true, .fallback = "1", .type = MM_TYPE_NUMBER,
         FIELD(kafka_workers), .min = 1, .max = MM_CONFIG_WORKERS_MAX,
         .meaning = "Threads that write to Kafka, each with a producer of its own. The messages of "
                    "one MQTT topic stay with one of them, in order.",
@@ -104,13 +111,13 @@ static const struct mm_option_def defs[] = {
         .meaning = "Pause before something that Kafka refused is tried again.",
     },
     {
-        .name = "kafka_test_message", .fallback = "false", .type = MM_TYPE_WORD,
+        .name = "kafka_test_message", .fixed = true, .fallback = "false", .type = MM_TYPE_WORD,
         FIELD(kafka_test_message), .words = booleans,
         .meaning = "Write the Go program's test message at start. On its own, `kafka_test_topic` "
                    "switches it on.",
     },
     {
-        .name = "kafka_test_topic", .type = MM_TYPE_KAFKA_TOPIC,
+        .name = "kafka_test_topic", .fixed = true, .type = MM_TYPE_KAFKA_TOPIC,
         FIELD(kafka_test_topic), .expected = expected_kafka_topic,
         .meaning = "Another Kafka topic for the test message. Not set: `kafka_topic`.",
     },
@@ -121,20 +128,20 @@ static const struct mm_option_def defs[] = {
                    "write the default, its later ones `topic,content`.",
     },
     { /* before the options whose default depends on it */
-        .name = "spool_dir", .type = MM_TYPE_PATH, FIELD(spool_dir),
-        .expected = "an absolute path of at most 1024 bytes without control characters",
+        .name = "spool_dir", .fixed = true, .type = MM_TYPE_PATH, FIELD(spool_dir),
+        .expected = expected_path,
         .meaning = "The directory of the spool, for this broker alone. It is made if it is not "
                    "there; the directory above it has to be. Not set: the spool is in memory, and "
                    "lost when the broker ends.",
     },
     {
-        .name = "spool_max_bytes", .fallback = "256M", .fallback_on_disk = "1G",
+        .name = "spool_max_bytes", .fixed = true, .fallback = "256M", .fallback_on_disk = "1G",
         .type = MM_TYPE_SIZE, FIELD(spool_max_bytes),
         .min = MM_CONFIG_SPOOL_MIN, .max = SPOOL_MAX,
         .meaning = "How much is kept while Kafka is away.",
     },
     {
-        .name = "spool_sync", .fallback = "interval", .on_disk_only = true, .type = MM_TYPE_WORD,
+        .name = "spool_sync", .fixed = true, .fallback = "interval", .on_disk_only = true, .type = MM_TYPE_WORD,
         FIELD(spool_sync), .words = spool_sync_words,
         .meaning = "When the spool is synced to the disk. `never`: what is acknowledged survives a "
                    "crash and a `kill -9` of the broker, but no power failure. `interval`: it also "
@@ -144,13 +151,13 @@ static const struct mm_option_def defs[] = {
                    "waits.",
     },
     {
-        .name = "spool_sync_interval_ms", .fallback = "500", .on_disk_only = true,
+        .name = "spool_sync_interval_ms", .fixed = true, .fallback = "500", .on_disk_only = true,
         .type = MM_TYPE_NUMBER, FIELD(spool_sync_interval_ms), .min = 10,
         .max = 60000, .unit = " of milliseconds",
         .meaning = "Time from one sync to the next, with `spool_sync interval`.",
     },
     {
-        .name = "spool_min_free", .fallback = "auto", .on_disk_only = true,
+        .name = "spool_min_free", .fixed = true, .fallback = "auto", .on_disk_only = true,
         .type = MM_TYPE_SIZE_OR_AUTO, FIELD(spool_min_free),
         .max = SPOOL_MAX,
         .expected = "auto, or a number of bytes, or of k, M or G (powers of 1024), from 0 to 1024G",
@@ -158,7 +165,7 @@ static const struct mm_option_def defs[] = {
                    "no more than that is free. `auto`: 5 % of the file system, at most 1 GiB.",
     },
     {
-        .name = "spool_writer", .fallback = "auto", .on_disk_only = true, .type = MM_TYPE_WORD,
+        .name = "spool_writer", .fixed = true, .fallback = "auto", .on_disk_only = true, .type = MM_TYPE_WORD,
         FIELD(spool_writer), .words = spool_writer_words,
         .meaning = "How a record gets into its file: by a mapping, or by one system call each, "
                    "which file systems need where a reservation of space is no promise. `auto`: "
@@ -180,7 +187,7 @@ static const struct mm_option_def defs[] = {
                    "(Mosquitto 2.1 and later), after which a client may give the message up.",
     },
     {
-        .name = "dead_letter_max_bytes", .fallback = "16M", .fallback_on_disk = "64M",
+        .name = "dead_letter_max_bytes", .fixed = true, .fallback = "16M", .fallback_on_disk = "64M",
         .type = MM_TYPE_SIZE, FIELD(dead_letter_max_bytes),
         .min = MM_CONFIG_SPOOL_MIN, .max = SPOOL_MAX,
         .meaning = "How much is kept of the messages that Kafka will never take.",
@@ -193,12 +200,12 @@ static const struct mm_option_def defs[] = {
                    "counted and not tried again.",
     },
     {
-        .name = "health_port", .fallback = "8080", .type = MM_TYPE_NUMBER,
+        .name = "health_port", .fixed = true, .fallback = "8080", .type = MM_TYPE_NUMBER,
         FIELD(health_port), .max = 65535,
         .meaning = "The port of the health and metrics pages. 0 switches HTTP off.",
     },
     {
-        .name = "health_address", .fallback = "127.0.0.1", .type = MM_TYPE_ADDRESS,
+        .name = "health_address", .fixed = true, .fallback = "127.0.0.1", .type = MM_TYPE_ADDRESS,
         FIELD(health_address),
         .expected = "a numeric IPv4 or IPv6 address, or all",
         .meaning = "The address that HTTP listens on. `all` is " MM_OPTION_ADDRESS_ALL ", every IPv4 "
@@ -236,6 +243,12 @@ const struct mm_option_def *mm_option_find(const char *name)
         }
     }
     return NULL;
+}
+
+bool mm_option_is_secret(const char *name)
+{
+    const size_t len = strlen(MM_PROPERTY_PREFIX);
+    return strncmp(name, MM_PROPERTY_PREFIX, len) == 0 && mm_property_is_secret(name + len);
 }
 
 const char *mm_option_variable(const struct mm_option_def *def, char dst[MM_OPTION_NAME_LEN])

@@ -91,9 +91,10 @@ static void print_line(void *arg, enum mm_log_level level, const char *line)
     mosquitto_log_printf(levels[level], "metamorphosis: %s", line);
 }
 
-static void report_finding(void *arg, enum mm_log_level level, const char *line)
+static void report_finding(void *arg, const struct mm_finding *finding)
 {
-    print_line(arg, level, line);
+    char line[MM_FINDING_LINE_LEN];
+    print_line(arg, finding->level, mm_finding_line(finding, line, sizeof line));
 }
 
 /* --- a message ----------------------------------------------------------------------------------

@@ -156,8 +156,7 @@ static int append(struct mm_config *config,
     }
     config->routes = routes;
     struct mm_config_route *route = &routes[config->n_routes];
-    route->filters = filters;
-    route->mqtt_filters = strdup(list);
+    *route = (struct mm_config_route){.filters = filters, .mqtt_filters = strdup(list)};
     if (route->mqtt_filters == NULL) {
         return MM_ENOMEM;
     }

@@ -113,10 +113,11 @@ static void print_line(void *arg, enum mm_log_level level, const char *line)
     fprintf(stderr, "metamorphosis: %s\n", line);
 }
 
-static void print_finding(void *arg, enum mm_log_level level, const char *line)
+static void print_finding(void *arg, const struct mm_finding *finding)
 {
-    if (level >= MM_LOG_WARN) {
-        print_line(arg, level, line);
+    char line[MM_FINDING_LINE_LEN];
+    if (finding->level >= MM_LOG_WARN) {
+        print_line(arg, finding->level, mm_finding_line(finding, line, sizeof line));
     }
 }
 

@@ -116,6 +116,10 @@ def test_the_example_works(kafka: Cluster, make_broker: MakeBroker, everything: 
         text = _replace(text, r"(?<=^plugin_opt_route plant/\+/alarm,office/\+/alarm )alarms$", kafka.new_topic())
     broker = make_broker()
     text = _replace(text, r"^plugin_opt_spool_dir .*$", f"plugin_opt_spool_dir {broker.directory / 'spool'}")
+    if everything:
+        file = broker.directory / "metamorphosis.conf"
+        file.write_text("# nothing more\n")
+        text = _replace(text, r"^plugin_opt_config_file .*$", f"plugin_opt_config_file {file}")
     _use_example(broker, kafka, topic, text)
     broker.start()
     mqtt.publish_all(broker.port, [("a", b"x")])

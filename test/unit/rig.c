@@ -179,11 +179,11 @@ struct rig *rig_new(int n_partitions)
     return g;
 }
 
-static void report(void *arg, enum mm_log_level level, const char *line)
+static void report(void *arg, const struct mm_finding *finding)
 {
     (void)arg;
-    if (level >= MM_LOG_WARN) {
-        print_message("%s\n", line);
+    if (finding->level >= MM_LOG_WARN) {
+        print_message("%s\n", finding->text);
     }
 }
 

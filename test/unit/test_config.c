@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -26,6 +27,11 @@ static void *faulty_malloc(size_t size)
 static void *faulty_calloc(size_t n, size_t size)
 {
     return alloc_fails() ? NULL : calloc(n, size);
+}
+
+static void *faulty_realloc(void *old, size_t size)
+{
+    return alloc_fails() ? NULL : realloc(old, size);
 }
 
 static char *faulty_strdup(const char *text)
@@ -56,15 +62,21 @@ static int faulty_route_add(struct mm_config *config,
 
 #define malloc faulty_malloc
 #define calloc faulty_calloc
+#define realloc faulty_realloc
 #define strdup faulty_strdup
 #define mm_filter_set_new faulty_filter_set_new
 #define mm_route_add faulty_route_add
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_config.c"
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
+#include "../../plugin/mm_config_file.c"
+/* NOLINTNEXTLINE(bugprone-suspicious-include) */
+#include "../../plugin/mm_config_gather.c"
+/* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_config_parse.c"
 #undef malloc
 #undef calloc
+#undef realloc
 #undef strdup
 #undef mm_filter_set_new
 #undef mm_route_add
@@ -87,7 +99,7 @@ struct run
     struct mm_config *config;
     size_t n_lines;
     enum mm_log_level levels[MAX_LINES];
-    char lines[MAX_LINES][MM_LOG_LINE_LEN];
+    char lines[MAX_LINES][MM_FINDING_LINE_LEN];
 };
 
 static const char *look_up(void *arg, const char *name)
@@ -101,15 +113,17 @@ static const char *look_up(void *arg, const char *name)
     return NULL;
 }
 
-static void take_line(void *arg, enum mm_log_level level, const char *line)
+static void take_line(void *arg, const struct mm_finding *finding)
 {
     struct run *run = arg;
+    char line[MM_FINDING_LINE_LEN];
+    mm_finding_line(finding, line, sizeof line);
     assert_in_range(run->n_lines, 0, MAX_LINES - 1);
-    assert_in_range(strlen(line), 1, MM_LOG_LINE_LEN - 1);
+    assert_in_range(strlen(finding->text), 1, MM_LOG_LINE_LEN - 1);
     for (const char *c = line; *c != '\0'; c++) {
         assert_in_range((unsigned char)*c, 0x20, 0xFF);
     }
-    run->levels[run->n_lines] = level;
+    run->levels[run->n_lines] = finding->level;
     memcpy(run->lines[run->n_lines++], line, strlen(line) + 1);
 }
 
@@ -212,6 +226,7 @@ static const char *const setting_names[] = {
     "spool_writer",
     "dead_letter_max_bytes",
     "dead_letter_topic",
+    "config_file",
 };
 
 /* Of these, those that mean nothing without spool_dir. */
@@ -224,10 +239,7 @@ static const char *const on_disk_names[] = {
 
 /* Of these, those that have no default that could be given. */
 static const char *const names_without_default[] = {
-    "kafka_test_topic",
-    "route",
-    "spool_dir",
-    "dead_letter_topic",
+    "kafka_test_topic", "route", "spool_dir", "dead_letter_topic", "config_file",
 };
 
 /* Defaults */
@@ -1765,7 +1777,13 @@ static void test_defaults_can_be_given(void **state)
 static void test_out_of_memory(void **state)
 {
     (void)state;
-    static const struct mm_option given[] = {
+    char path[] = "/tmp/mm-test-config-XXXXXX";
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    static const char text[] = "log_level debug\nrdkafka.client.id x\n";
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+    const struct mm_option given[] = {
         {"mqtt_topic", "a,b"},
         {"kafka_broker", "k1,k2"},
         {"kafka_test_topic", "t"},
@@ -1778,6 +1796,7 @@ static void test_out_of_memory(void **state)
         {"dead_letter_topic", "d"},
         {"route", "a t"},
         {"route", "b t"},
+        {"config_file", path},
     };
     static const struct mm_option environment[] = {
         {"KAFKA_TOPIC", "t"}, {"WHEN_FULL", ""}, {NULL, NULL}};
@@ -1796,9 +1815,11 @@ static void test_out_of_memory(void **state)
     }
     assert_int_equal(run.rc, 0);
     end_run(&run);
-    /* The settings 2; gathered: options 10 and 1 to join the routes, variables 2, properties 4;
-     * applied: filters 2, brokers 2, names 3, routes 3, other texts 5; all filters together 2. */
-    assert_int_equal(n, 36);
+    unlink(path);
+    /* The settings 1; gathered: of each of 12 options its text and its place in the list, variables
+     * 3, properties 2 each and 3 for their list; the file 5; applied: filters 2, brokers 2, names
+     * 3, routes 2, other texts 6; all filters together 2. */
+    assert_int_equal(n, 59);
 }
 
 /* mm_error, which has no test of its own */

@@ -971,7 +971,7 @@ static void test_a_setting_that_librdkafka_refuses_is_named(void **state)
     char name[] = "no.such.thing";
     char value[] = "1";
     char bootstrap[] = "127.0.0.1:1";
-    struct mm_config_property property = {name, value};
+    struct mm_config_property property = {.name = name, .value = value};
     struct mm_config config = {
         .kafka_bootstrap = bootstrap, .properties = &property, .n_properties = 1};
     struct mm_kafka_options opts = {.config = &config};
