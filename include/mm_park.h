@@ -35,6 +35,7 @@ struct mm_dead;
 struct mm_format;
 struct mm_log;
 struct mm_park;
+struct mm_worker_change;
 
 /* All pointers are borrowed and must outlive the lanes. */
 struct mm_park_options
@@ -75,6 +76,23 @@ void mm_park_stop(struct mm_park *p, uint32_t drain_ms);
  * until the process ends. The workers that park into it have been joined. Accepts NULL. Thread:
  * setup. */
 bool mm_park_join(struct mm_park *p, uint32_t timeout_ms);
+
+/* Let the workers of parked topics settle, as mm_worker_settle(), and end the thread for now.
+ * Returns at once. Thread: setup. */
+void mm_park_settle(struct mm_park *p, uint32_t wait_ms);
+
+/* After mm_park_settle(): wait for all threads, at most timeout_ms. False: one has not ended yet.
+ * Thread: setup. */
+bool mm_park_await(struct mm_park *p, uint32_t timeout_ms);
+
+/* After mm_park_await(), and before the workers that park into it: go on with other settings.
+ *
+ * Thread: setup. Errors: as mm_worker_resume() and mm_park_start(); errstr has the reason. It can
+ * be called again then. */
+int mm_park_resume(struct mm_park *p,
+                   const struct mm_worker_change *change,
+                   char *errstr,
+                   size_t errstr_len);
 
 /* Close the logs. Accepts NULL. Thread: setup, after mm_park_join(). */
 void mm_park_close(struct mm_park *p);

@@ -83,9 +83,41 @@ const char *mm_worker_last_error(const struct mm_worker *w);
  * Returns at once. Thread: setup. */
 void mm_worker_stop(struct mm_worker *w, uint32_t drain_ms);
 
-/* Wait for the thread, at most timeout_ms, and free the worker. False: the thread did not end (the
- * Kafka client hangs, in name resolution for instance); it and all that was lent to it must be left
- * alone until the process ends. Accepts NULL. Thread: setup. */
+/* What may change while the worker has no thread. Borrowed as in struct mm_worker_options. */
+struct mm_worker_change
+{
+    const struct mm_config *config;
+    const struct mm_format *format;
+    bool new_routes; /* records may go to other Kafka topics than before */
+};
+
+/* Ask the worker to send nothing more, to wait for the reports of what is in flight, wait_ms at
+ * most, and to end its producers and its thread for now. What it has taken and not finished it
+ * keeps; what is sent again then, because no report came, may be in Kafka twice with the same
+ * mm-id. Returns at once. From here on the worker can only be resumed or joined: mm_worker_stop()
+ * shortens the wait and no more. Thread: the owner. */
+void mm_worker_settle(struct mm_worker *w, uint32_t wait_ms);
+
+/* After mm_worker_settle(): wait for the thread, at most timeout_ms. False: it has not ended yet (a
+ * Kafka client that hangs). Thread: the owner. */
+bool mm_worker_await(struct mm_worker *w, uint32_t timeout_ms);
+
+/* Has it a thread that is not joined? Thread: the owner. */
+bool mm_worker_is_running(const struct mm_worker *w);
+
+/* After mm_worker_await(): go on, with a new producer, at the oldest record that is not finished.
+ * What is parked or waits is tried at once.
+ *
+ * Thread: the owner. Errors: MM_ENOMEM, MM_ETHREAD; errstr has the reason. It can be called again
+ * then, also with other settings; those of the last call are used in any case. */
+int mm_worker_resume(struct mm_worker *w,
+                     const struct mm_worker_change *change,
+                     char *errstr,
+                     size_t errstr_len);
+
+/* Wait for the thread, if there is one, at most timeout_ms, and free the worker. False: the thread
+ * did not end (the Kafka client hangs, in name resolution for instance); it and all that was lent
+ * to it must be left alone until the process ends. Accepts NULL. Thread: the owner. */
 bool mm_worker_join(struct mm_worker *w, uint32_t timeout_ms);
 
 #endif

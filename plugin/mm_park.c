@@ -84,7 +84,10 @@ struct mm_park
     bool end;
     uint64_t stop_ns; /* when they are to have ended */
 
-    bool started;
+    /* the owner's */
+    bool started;     /* there is a thread to be joined */
+    bool settled;     /* its workers have been asked to settle, since it has ended */
+    uint32_t wait_ms; /* that they may take */
     pthread_t thread;
 };
 
@@ -803,17 +806,6 @@ void mm_park_stop(struct mm_park *p, uint32_t drain_ms)
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool join_worker(struct shelf *shelf, uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    uint32_t left_ms = until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
-    if (!mm_worker_join(shelf->worker, left_ms)) {
-        return false;
-    }
-    shelf->worker = NULL;
-    return true;
-}
-
 static bool join_thread(struct mm_park *p, uint64_t until_ns)
 {
     if (!p->started) {
@@ -833,6 +825,111 @@ static bool join_thread(struct mm_park *p, uint64_t until_ns)
         return false;
     }
     p->started = false;
+    return true;
+}
+
+void mm_park_settle(struct mm_park *p, uint32_t wait_ms)
+{
+    p->settled = false;
+    p->wait_ms = wait_ms;
+    pthread_mutex_lock(&p->lock);
+    p->end = true;
+    pthread_cond_signal(&p->cond);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Calls fn for each worker that there is, as long as it says true. The thread has ended. */
+static bool for_workers(struct mm_park *p, bool (*fn)(struct shelf *shelf, void *arg), void *arg)
+{
+    bool all = true;
+    for (size_t i = p->next_old; i < p->n_old; i++) {
+        all = (p->old[i].worker == NULL || fn(&p->old[i], arg)) && all;
+    }
+    for (uint32_t i = 0; i < p->n_lanes; i++) {
+        struct shelf *shelf = &p->lanes[i].shelf;
+        all = (shelf->worker == NULL || fn(shelf, arg)) && all;
+    }
+    return all;
+}
+
+static bool settle_worker(struct shelf *shelf, void *arg)
+{
+    const struct mm_park *p = arg;
+    mm_worker_settle(shelf->worker, p->wait_ms);
+    mm_spool_wake(shelf->spool);
+    return true;
+}
+
+static uint32_t left_ms(uint64_t until_ns)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    return until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
+}
+
+static bool await_worker(struct shelf *shelf, void *arg)
+{
+    const uint64_t *until_ns = arg;
+    return mm_worker_await(shelf->worker, left_ms(*until_ns));
+}
+
+bool mm_park_await(struct mm_park *p, uint32_t timeout_ms)
+{
+    uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
+    if (!join_thread(p, until_ns)) {
+        return false;
+    }
+    if (!p->settled) {
+        p->settled = true;
+        (void)for_workers(p, settle_worker, p);
+    }
+    return for_workers(p, await_worker, &until_ns);
+}
+
+struct resume
+{
+    struct mm_worker_change change;
+    char *errstr;
+    size_t errstr_len;
+    int err;
+};
+
+static bool resume_worker(struct shelf *shelf, void *arg)
+{
+    struct resume *r = arg;
+    if (r->err == 0 && !mm_worker_is_running(shelf->worker)) {
+        shelf->stuck = false; /* it has ended after all */
+        r->err = mm_worker_resume(shelf->worker, &r->change, r->errstr, r->errstr_len);
+    }
+    return r->err == 0;
+}
+
+int mm_park_resume(struct mm_park *p,
+                   const struct mm_worker_change *change,
+                   char *errstr,
+                   size_t errstr_len)
+{
+    p->opts.config = change->config;
+    p->opts.format = change->format;
+    struct resume r = {.change = *change, .errstr = errstr, .errstr_len = errstr_len};
+    if (!for_workers(p, resume_worker, &r)) {
+        return r.err;
+    }
+    if (p->started) {
+        return 0;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->end = false;
+    p->woken = true;
+    pthread_mutex_unlock(&p->lock);
+    return mm_park_start(p, errstr, errstr_len);
+}
+
+static bool join_worker(struct shelf *shelf, uint64_t until_ns)
+{
+    if (!mm_worker_join(shelf->worker, left_ms(until_ns))) {
+        return false;
+    }
+    shelf->worker = NULL;
     return true;
 }
 

@@ -88,6 +88,11 @@ int mm_sender_start(struct mm_sender *s, char *errstr, size_t errstr_len)
     return err;
 }
 
+struct mm_park *mm_sender_park(const struct mm_sender *s)
+{
+    return s->park;
+}
+
 bool mm_sender_reaches_kafka(const struct mm_sender *s)
 {
     for (uint32_t k = 0; k < s->n_workers; k++) {
@@ -96,6 +101,72 @@ bool mm_sender_reaches_kafka(const struct mm_sender *s)
         }
     }
     return false;
+}
+
+/* --- change --------------------------------------------------------------------------------------
+ */
+
+static uint32_t left_ms(uint64_t until_ns)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    return now_ns < until_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
+}
+
+void mm_sender_settle(struct mm_sender *s, uint32_t wait_ms)
+{
+    for (uint32_t k = 0; k < s->n_workers; k++) {
+        mm_worker_settle(s->workers[k], wait_ms);
+    }
+    mm_park_settle(s->park, wait_ms);
+    mm_spool_wake(s->opts.spool);
+}
+
+bool mm_sender_await(struct mm_sender *s, uint32_t timeout_ms)
+{
+    uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
+    bool all = true;
+    for (uint32_t k = 0; k < s->n_workers; k++) {
+        all = mm_worker_await(s->workers[k], left_ms(until_ns)) && all;
+    }
+    return all && mm_park_await(s->park, left_ms(until_ns));
+}
+
+/* Workers and parked logs go on, those that have not yet. */
+static int resume_all(struct mm_sender *s,
+                      const struct mm_worker_change *change,
+                      char *errstr,
+                      size_t errstr_len)
+{
+    int err = mm_park_resume(s->park, change, errstr, errstr_len);
+    for (uint32_t k = 0; err == 0 && k < s->n_workers; k++) {
+        if (!mm_worker_is_running(s->workers[k])) {
+            err = mm_worker_resume(s->workers[k], change, errstr, errstr_len);
+        }
+    }
+    return err;
+}
+
+int mm_sender_resume(struct mm_sender *s,
+                     const struct mm_config *config,
+                     char *errstr,
+                     size_t errstr_len)
+{
+    struct mm_format *format = s->format;
+    int err = 0;
+    if (config != s->opts.config) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        err = mm_format_new(config->json_topic_name, config->json_content_name, &format);
+    }
+    if (err != 0) {
+        return err;
+    }
+    struct mm_worker_change change = {.config = config, .format = format};
+    if (format != s->format) {
+        mm_format_free(s->format);
+        s->format = format;
+        s->opts.config = config;
+    }
+    return resume_all(s, &change, errstr, errstr_len);
 }
 
 /* --- stop ---------------------------------------------------------------------------------------
@@ -111,12 +182,6 @@ void mm_sender_stop(struct mm_sender *s, uint32_t drain_ms)
         mm_worker_stop(s->workers[k], drain_ms);
     }
     mm_spool_wake(s->opts.spool);
-}
-
-static uint32_t left_ms(uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    return now_ns < until_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
 }
 
 bool mm_sender_join(struct mm_sender *s, uint32_t timeout_ms)

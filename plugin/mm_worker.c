@@ -1,5 +1,6 @@
 #include "mm_worker.h"
 
+#include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_dead.h"
 #include "mm_dead_topic.h"
@@ -79,6 +80,13 @@
 
 #define ID_LEN 64 /* "<uuid>-<seq>": 36 + 1 + 20 and a NUL at most */
 
+/* What the thread is asked for. It only goes up: who has taken messages back cannot send again. */
+enum asked {
+    ASKED_NOTHING,
+    ASKED_TO_STOP,   /* deliver what is there, until the time is over, and end */
+    ASKED_TO_SETTLE, /* send nothing more, await what is in flight, and end */
+};
+
 /* A Kafka topic. */
 struct lane
 {
@@ -94,7 +102,8 @@ struct lane
 
 struct mm_worker
 {
-    /* immutable after start */
+    /* the owner's: immutable while the thread runs */
+    bool running; /* there is a thread to be joined */
     struct mm_worker_options opts;
     struct mm_spool_reader *reader;
     struct mm_metrics_worker *m;
@@ -103,7 +112,7 @@ struct mm_worker
     char name[300];     /* for people */
 
     /* any thread */
-    _Atomic bool stop;
+    _Atomic int asked;           /* enum asked */
     _Atomic uint64_t stop_at_ns; /* CLOCK_MONOTONIC */
     _Atomic uint64_t n_finished;
     _Atomic(const char *) last_error;
@@ -174,7 +183,12 @@ static void read_clocks(struct mm_worker *w)
 
 static bool stopping(const struct mm_worker *w)
 {
-    return atomic_load_explicit(&w->stop, memory_order_acquire);
+    return atomic_load_explicit(&w->asked, memory_order_acquire) != ASKED_NOTHING;
+}
+
+static bool settling(const struct mm_worker *w)
+{
+    return atomic_load_explicit(&w->asked, memory_order_acquire) == ASKED_TO_SETTLE;
 }
 
 static void set_state(struct mm_worker *w, enum mm_worker_state state)
@@ -805,7 +819,8 @@ static bool release(struct mm_worker *w)
 /* --- the sending loop ---------------------------------------------------------------------------
  */
 
-/* Can the entry at index w->win.next be sent? If not, pass it. */
+/* Can the entry at index w->win.next be sent, as far as is known without its record? If not, pass
+ * it. */
 static bool is_next(struct mm_worker *w)
 {
     const struct mm_entry *e = mm_window_at(&w->win, w->win.next);
@@ -813,11 +828,24 @@ static bool is_next(struct mm_worker *w)
         w->win.next++;
         return false;
     }
-    if (w->lanes[e->lane].blocked) {
+    if ((e->flags & MM_ENTRY_UNROUTED) == 0 && w->lanes[e->lane].blocked) {
         mm_window_skip(&w->win);
         return false;
     }
     return true;
+}
+
+/* The same for one whose record has been read: where the routes have changed since it was taken, it
+ * is only now found out where it goes. */
+static bool is_routed_next(struct mm_worker *w, const struct mm_record *rec)
+{
+    struct mm_entry *e = mm_window_at(&w->win, w->win.next);
+    if ((e->flags & MM_ENTRY_UNROUTED) == 0) {
+        return true;
+    }
+    e->lane = (uint16_t)lane_of(w, rec);
+    e->flags &= (uint8_t)~MM_ENTRY_UNROUTED;
+    return is_next(w);
 }
 
 /* The record to send next, at index w->win.next. Errors: MM_EAGAIN, there is none; MM_EIO. */
@@ -829,6 +857,9 @@ static int next_record(struct mm_worker *w, uint64_t end, struct mm_record *rec)
         }
         struct mm_spool_pos pos = mm_entry_pos(mm_window_at(&w->win, w->win.next));
         int err = mm_spool_read(w->reader, &pos, rec);
+        if (err == 0 && !is_routed_next(w, rec)) {
+            continue;
+        }
         if (err != MM_ECORRUPT) {
             return err;
         }
@@ -1215,6 +1246,9 @@ static uint32_t step_paused(struct mm_worker *w)
     }
     char errstr[256];
     if (w->suspect_end > w->win.low) {
+        if (!release(w)) {
+            return PAUSE_POLL_MS;
+        }
         set_state(w, MM_WORKER_SINGLE);
         return 0;
     }
@@ -1228,8 +1262,19 @@ static uint32_t step_paused(struct mm_worker *w)
     return 0;
 }
 
+/* Nothing is sent any more. */
+static uint32_t step_settling(struct mm_worker *w)
+{
+    set_state(w, MM_WORKER_DRAINING);
+    take_back(w);
+    return w->n_in_flight > 0 ? PAUSE_POLL_MS : 0;
+}
+
 static uint32_t step(struct mm_worker *w)
 {
+    if (settling(w)) {
+        return step_settling(w);
+    }
     switch (w->state) {
         case MM_WORKER_RUNNING:
             return step_running(w);
@@ -1266,7 +1311,7 @@ static void poll_kafka(struct mm_worker *w, uint32_t timeout_ms)
 
 static void notice_failure(struct mm_worker *w)
 {
-    if (w->state != MM_WORKER_RUNNING && w->state != MM_WORKER_SINGLE) {
+    if ((w->state != MM_WORKER_RUNNING && w->state != MM_WORKER_SINGLE) || settling(w)) {
         return;
     }
     struct mm_kafka *kafka = w->state == MM_WORKER_SINGLE ? w->single : w->kafka;
@@ -1442,11 +1487,15 @@ static void publish(struct mm_worker *w)
     mm_gauge_set(&w->m->kafka_errors, n_errors);
 }
 
-/* May the thread end? When all is delivered, or the time is over. */
+/* May the thread end? When all is delivered, or nothing is in flight where only that was asked for,
+ * or the time is over. */
 static bool finished(struct mm_worker *w)
 {
     if (!stopping(w)) {
         return false;
+    }
+    if (settling(w) && w->n_in_flight == 0) {
+        return true;
     }
     uint64_t stop_at_ns = atomic_load_explicit(&w->stop_at_ns, memory_order_relaxed);
     /* What is parked is not waited for when it is not to be tried before the time is over. */
@@ -1466,6 +1515,31 @@ static void end_copies(struct mm_worker *w)
     w->dead_topic = NULL;
 }
 
+/* The thread ends, and all with it: what is left stays in the log. */
+static void end_all(struct mm_worker *w)
+{
+    set_state(w, MM_WORKER_DRAINING);
+    end_producer(w, &w->kafka, 500); /* reports that come now still count */
+    end_producer(w, &w->single, 100);
+    end_copies(w); /* after all that may make a dead letter */
+    sync_copied(w, true);
+    advance_low(w);
+    publish(w);
+    set_state(w, MM_WORKER_STOPPED);
+}
+
+/* The thread ends, and another one goes on where it has come to. */
+static void end_for_now(struct mm_worker *w)
+{
+    end_producers(w);
+    end_copies(w);
+    sync_copied(w, true);
+    mm_window_go_back(&w->win);
+    advance_low(w);
+    publish(w);
+    set_state(w, MM_WORKER_RESTARTING);
+}
+
 static void *worker_main(void *arg)
 {
     struct mm_worker *w = arg;
@@ -1482,15 +1556,11 @@ static void *worker_main(void *arg)
         publish(w);
         give_memory_back(w);
     }
-    /* Reports that come now still count; what is left stays in the log. */
-    set_state(w, MM_WORKER_DRAINING);
-    end_producer(w, &w->kafka, 500);
-    end_producer(w, &w->single, 100);
-    end_copies(w); /* after all that may make a dead letter */
-    sync_copied(w, true);
-    advance_low(w);
-    publish(w);
-    set_state(w, MM_WORKER_STOPPED);
+    if (settling(w)) {
+        end_for_now(w);
+    } else {
+        end_all(w);
+    }
     return NULL;
 }
 
@@ -1503,6 +1573,18 @@ static void free_worker(struct mm_worker *w)
     mm_window_fini(&w->win);
     free(w->value);
     free(w);
+}
+
+/* Which Kafka topics the settings lead to. */
+static void set_lanes(struct mm_worker *w)
+{
+    memset(w->lanes, 0, sizeof w->lanes);
+    w->n_blocked = 0;
+    w->released = false;
+    w->n_lanes = mm_route_n_lanes(w->opts.config);
+    for (uint32_t i = 0; i < w->n_lanes; i++) {
+        w->lanes[i].kafka_topic = mm_route_kafka_topic(w->opts.config, i);
+    }
 }
 
 /* What is known before the thread runs. */
@@ -1520,10 +1602,7 @@ static void init_worker(struct mm_worker *w, const struct mm_worker_options *opt
     read_clocks(w);
     w->busy_ns = w->now_ns;
     w->seed = (unsigned int)w->now_ns;
-    w->n_lanes = mm_route_n_lanes(opts->config);
-    for (uint32_t i = 0; i < w->n_lanes; i++) {
-        w->lanes[i].kafka_topic = mm_route_kafka_topic(opts->config, i);
-    }
+    set_lanes(w);
     /* The block may have been another worker's. */
     w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
     show_evicted(w); /* by earlier processes */
@@ -1555,6 +1634,24 @@ static int make_dead_topic(struct mm_worker *w, char *errstr, size_t errstr_len)
     return err;
 }
 
+/* In a thread that blocks all signals. */
+static int make_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
+{
+    int err = pthread_create(&w->thread, NULL, worker_main, w);
+    if (err != 0) {
+        char reason[64];
+        snprintf(errstr, errstr_len, "a worker thread could not be started: %s",
+                 strerror_r(err, reason, sizeof reason));
+        return MM_ETHREAD;
+    }
+    w->running = true;
+    char name[16];
+    snprintf(name, sizeof name, w->opts.role == MM_ROLE_MAIN ? "mm-worker-%u" : "mm-parked",
+             w->opts.index % 1000);
+    pthread_setname_np(w->thread, name);
+    return 0;
+}
+
 static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
 {
     /* The Kafka client's threads inherit the mask, as ours does: signals are the broker's. */
@@ -1565,14 +1662,11 @@ static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
     int err =
         w->state == MM_WORKER_RUNNING ? make_producer(w, false, &w->kafka, errstr, errstr_len) : 0;
     if (err == 0) {
-        int thread_err = pthread_create(&w->thread, NULL, worker_main, w);
-        if (thread_err != 0) {
-            char reason[64];
-            snprintf(errstr, errstr_len, "a worker thread could not be started: %s",
-                     strerror_r(thread_err, reason, sizeof reason));
-            err = MM_ETHREAD;
-            mm_kafka_close(w->kafka, 0);
-        }
+        err = make_thread(w, errstr, errstr_len);
+    }
+    if (err != 0) {
+        mm_kafka_close(w->kafka, 0);
+        w->kafka = NULL;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return err;
@@ -1600,27 +1694,33 @@ int mm_worker_start(const struct mm_worker_options *opts,
         free_worker(w);
         return err;
     }
-    char name[16];
-    snprintf(name, sizeof name, main ? "mm-worker-%u" : "mm-parked", opts->index % 1000);
-    pthread_setname_np(w->thread, name);
     *out = w;
     return 0;
 }
 
-void mm_worker_stop(struct mm_worker *w, uint32_t drain_ms)
+/* Ask for something, if no more was asked for yet. */
+static void ask(struct mm_worker *w, enum asked what, uint32_t wait_ms)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    atomic_store_explicit(
-        &w->stop_at_ns,
-        (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec + drain_ms * UINT64_C(1000000),
-        memory_order_relaxed);
-    atomic_store_explicit(&w->stop, true, memory_order_release);
+    atomic_store_explicit(&w->stop_at_ns, mm_clock_monotonic_ns() + wait_ms * UINT64_C(1000000),
+                          memory_order_relaxed);
+    if ((int)what > atomic_load_explicit(&w->asked, memory_order_relaxed)) {
+        atomic_store_explicit(&w->asked, what, memory_order_release);
+    }
 }
 
-bool mm_worker_join(struct mm_worker *w, uint32_t timeout_ms)
+void mm_worker_stop(struct mm_worker *w, uint32_t drain_ms)
 {
-    if (w == NULL) {
+    ask(w, ASKED_TO_STOP, drain_ms);
+}
+
+void mm_worker_settle(struct mm_worker *w, uint32_t wait_ms)
+{
+    ask(w, ASKED_TO_SETTLE, wait_ms);
+}
+
+bool mm_worker_await(struct mm_worker *w, uint32_t timeout_ms)
+{
+    if (!w->running) {
         return true;
     }
     struct timespec until;
@@ -1631,7 +1731,59 @@ bool mm_worker_join(struct mm_worker *w, uint32_t timeout_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    if (pthread_timedjoin_np(w->thread, NULL, &until) != 0) {
+    w->running = pthread_timedjoin_np(w->thread, NULL, &until) != 0;
+    return !w->running;
+}
+
+bool mm_worker_is_running(const struct mm_worker *w)
+{
+    return w->running;
+}
+
+/* Where the records in the window go is to be found out anew. */
+static void unroute(struct mm_worker *w)
+{
+    for (uint64_t i = w->win.low; i < w->win.tail; i++) {
+        struct mm_entry *e = mm_window_at(&w->win, i);
+        e->flags |= MM_ENTRY_UNROUTED;
+        e->lane = 0;
+    }
+}
+
+int mm_worker_resume(struct mm_worker *w,
+                     const struct mm_worker_change *change,
+                     char *errstr,
+                     size_t errstr_len)
+{
+    w->opts.config = change->config;
+    w->opts.format = change->format;
+    set_lanes(w);
+    if (change->new_routes) {
+        unroute(w);
+    }
+    int err = w->dead_topic == NULL ? make_dead_topic(w, errstr, errstr_len) : 0;
+    if (err != 0) {
+        return err;
+    }
+    w->failed = false;
+    w->park = false;
+    w->unburied = false;
+    w->lane_parked = false;
+    w->producer_failed = false;
+    w->restart_s = 0;
+    w->bury_s = 0;
+    read_clocks(w);
+    pause_for(w, MM_WORKER_RESTARTING, 0);
+    atomic_store_explicit(&w->asked, ASKED_NOTHING, memory_order_relaxed);
+    return start_thread(w, errstr, errstr_len);
+}
+
+bool mm_worker_join(struct mm_worker *w, uint32_t timeout_ms)
+{
+    if (w == NULL) {
+        return true;
+    }
+    if (!mm_worker_await(w, timeout_ms)) {
         return false;
     }
     free_worker(w);

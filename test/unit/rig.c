@@ -226,43 +226,29 @@ static void open_logs(struct rig *g)
     main_spool = g->spool;
     struct mm_dead_options dead = {.max_bytes = 1 << 20};
     assert_int_equal(mm_dead_open(&dead, &g->dead, errstr, sizeof errstr), 0);
-    struct mm_park_options park = {
+    struct mm_sender_options sender = {
         .config = g->config,
-        .format = g->format,
         .spool = g->spool,
         .budget = &g->budget,
         .metrics = g->metrics,
         .dead = g->dead,
         .log = g->log,
     };
-    check(mm_park_open(&park, &g->park, errstr, sizeof errstr), errstr);
+    check(mm_sender_new(&sender, &g->sender, errstr, sizeof errstr), errstr);
+    g->park = mm_sender_park(g->sender);
     mm_metrics_restore(g->metrics, g->spool, mm_spool_found(g->spool));
 }
 
-static void start_threads(struct rig *g)
+static void make_config(struct rig *g, struct mm_config **out)
 {
-    char errstr[512] = "";
-    check(mm_park_start(g->park, errstr, sizeof errstr), errstr);
-    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
-        struct mm_worker_options opts = {
-            .index = k,
-            .config = g->config,
-            .format = g->format,
-            .spool = g->spool,
-            .park = g->park,
-            .metrics = mm_metrics_worker(g->metrics, k),
-            .dead = g->dead,
-            .log = g->log,
-        };
-        check(mm_worker_start(&opts, &g->workers[k], errstr, sizeof errstr), errstr);
-    }
+    struct mm_config_source source = {
+        .options = g->options, .n_options = g->n_options, .report = report};
+    assert_int_equal(mm_config_new(&source, out), 0);
 }
 
 void rig_start(struct rig *g)
 {
-    struct mm_config_source source = {
-        .options = g->options, .n_options = g->n_options, .report = report};
-    assert_int_equal(mm_config_new(&source, &g->config), 0);
+    make_config(g, &g->config);
     const char *topics[MM_ROUTE_LANES_MAX + 1];
     struct mm_metrics_info info = {
         .version = "test",
@@ -273,10 +259,26 @@ void rig_start(struct rig *g)
         .kafka_topics = topics,
     };
     assert_int_equal(mm_log_new(g->config->log_level, &g->log), 0);
-    assert_int_equal(mm_format_new("Topic", "Content", &g->format), 0);
     assert_int_equal(mm_metrics_new(&info, &g->metrics), 0);
     open_logs(g);
-    start_threads(g);
+    char errstr[512] = "";
+    check(mm_sender_start(g->sender, errstr, sizeof errstr), errstr);
+}
+
+bool rig_settle(struct rig *g, uint32_t wait_ms, uint32_t timeout_ms)
+{
+    mm_sender_settle(g->sender, wait_ms);
+    return mm_sender_await(g->sender, timeout_ms);
+}
+
+void rig_resume(struct rig *g)
+{
+    char errstr[512] = "";
+    struct mm_config *before = g->config;
+    make_config(g, &g->config);
+    assert_true(mm_sender_await(g->sender, 60000));
+    check(mm_sender_resume(g->sender, g->config, errstr, sizeof errstr), errstr);
+    mm_config_free(before);
 }
 
 static void keep_line(void *arg, enum mm_log_level level, const char *line)
@@ -373,27 +375,19 @@ bool rig_wait_delivered(struct rig *g, uint64_t n, uint64_t timeout_ms)
 uint64_t rig_stop_workers(struct rig *g, uint32_t drain_ms)
 {
     uint64_t start = now_ms();
-    mm_park_stop(g->park, drain_ms);
-    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
-        mm_worker_stop(g->workers[k], drain_ms);
-    }
-    mm_spool_wake(g->spool);
-    for (uint32_t k = 0; k < g->config->kafka_workers; k++) {
-        assert_true(mm_worker_join(g->workers[k], 20000));
-    }
-    assert_true(mm_park_join(g->park, 20000));
+    mm_sender_stop(g->sender, drain_ms);
+    assert_true(mm_sender_join(g->sender, 20000));
     return now_ms() - start;
 }
 
 void rig_close(struct rig *g)
 {
     (void)rig_logged(g, "");
-    mm_park_close(g->park);
+    mm_sender_free(g->sender);
     mm_spool_close(g->spool);
     main_spool = NULL;
     assert_int_equal(g->budget.allocated, 0);
     mm_dead_close(g->dead);
-    mm_format_free(g->format);
     mm_metrics_free(g->metrics);
     mm_log_free(g->log);
     mm_config_free(g->config);

@@ -5,12 +5,11 @@
 
 #include "mm_config.h"
 #include "mm_dead.h"
-#include "mm_format.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
+#include "mm_sender.h"
 #include "mm_spool.h"
-#include "mm_worker.h"
 
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
@@ -57,13 +56,12 @@ struct rig
 
     struct mm_config *config;
     struct mm_log *log;
-    struct mm_format *format;
     struct mm_spool_budget budget;
     struct mm_spool *spool;
     struct mm_metrics *metrics;
     struct mm_dead *dead;
-    struct mm_park *park;
-    struct mm_worker *workers[8];
+    struct mm_sender *sender;
+    struct mm_park *park; /* the sender's */
     char lines[200][MM_LOG_LINE_LEN];
     size_t n_lines;
     uint64_t n_appended;
@@ -86,6 +84,11 @@ void rig_refuse(struct rig *g, const char *kafka_topic, rd_kafka_resp_err_t err)
 
 /* What the plugin does at its start. */
 void rig_start(struct rig *g);
+
+/* What the plugin does when the settings change: those that rig_option() has added since count.
+ * False: the threads have not come to rest in timeout_ms; rig_resume() then waits for them. */
+bool rig_settle(struct rig *g, uint32_t wait_ms, uint32_t timeout_ms);
+void rig_resume(struct rig *g);
 
 /* And at its stop. Returns the ms that the stop of the threads took. */
 uint64_t rig_stop_workers(struct rig *g, uint32_t drain_ms);

@@ -1,0 +1,245 @@
+/* The sending half comes to rest and goes on with other settings, while messages keep coming. */
+#include "rig.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A publisher that does not stop for anything. */
+struct publisher
+{
+    struct rig *g;
+    uint32_t n_topics;
+    _Atomic bool stop;
+    pthread_t thread;
+};
+
+static void *publish(void *arg)
+{
+    struct publisher *p = arg;
+    while (!p->stop) {
+        rig_publish_many(p->g, 5, p->n_topics);
+        sleep_ms(2);
+    }
+    return NULL;
+}
+
+static void start_publisher(struct publisher *p, struct rig *g, uint32_t n_topics)
+{
+    *p = (struct publisher){.g = g, .n_topics = n_topics};
+    assert_int_equal(pthread_create(&p->thread, NULL, publish, p), 0);
+}
+
+static void stop_publisher(struct publisher *p)
+{
+    p->stop = true;
+    assert_int_equal(pthread_join(p->thread, NULL), 0);
+}
+
+/* Two tables of values that are taken in turn. */
+static const char *const intervals[] = {"1", "2"};
+static const char *const names[] = {"Topic,Content", "topic,content"};
+
+static void change(struct rig *g, size_t i)
+{
+    size_t n = g->n_options;
+    rig_option(g, "kafka_retry_interval", intervals[i % 2]);
+    rig_option(g, "json_field_names", names[i % 2]);
+    assert_true(rig_settle(g, 5000, 10000));
+    rig_resume(g);
+    g->n_options = n;
+}
+
+/* Drops the options of rig_new() that change() sets, so that none is given twice. */
+static void forget_interval(struct rig *g)
+{
+    assert_string_equal(g->options[g->n_options - 1].name, "kafka_retry_interval");
+    g->n_options--;
+}
+
+static void test_changes_under_load_lose_and_repeat_nothing(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(4);
+    forget_interval(g);
+    rig_option(g, "kafka_workers", "3");
+    rig_start(g);
+    struct publisher p;
+    start_publisher(&p, g, 40);
+    for (size_t i = 0; i < 20; i++) {
+        sleep_ms(30);
+        change(g, i);
+    }
+    stop_publisher(&p);
+    assert_true(rig_wait_empty(g, 20000));
+    assert_int_equal(rig_stop_workers(g, 0) / 20000, 0);
+    check_all_there(g, 4); /* in order, and none twice: the windows were handed over */
+    struct seen *seen = consume(g, "mqtt", 4);
+    size_t n_small = 0;
+    for (size_t i = 0; i < seen->n; i++) {
+        n_small += strncmp(seen->message[i].value, "{\"topic\"", 8) == 0;
+    }
+    assert_in_range(n_small, 1, seen->n - 1); /* both settings were in use */
+    free(seen);
+    rig_free(g);
+}
+
+static void test_no_answer_in_time_makes_repeats_of_the_same_id(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 1500);
+    rig_publish_many(g, 10, 1);
+    sleep_ms(300); /* they are on the wire */
+    assert_true(rig_settle(g, 100, 10000));
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 0);
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, 20000));
+    rig_stop_workers(g, 0);
+    assert_true(rig_logged(g, "10 messages were sent to Kafka without an answer"));
+    struct seen *seen = consume(g, "mqtt", 1);
+    assert_in_range(seen->n, 20, 30);
+    /* The last copies of all are in order. */
+    unsigned long last = 0;
+    for (size_t i = seen->n - 10; i < seen->n; i++) {
+        unsigned long seq = strtoul(strrchr(seen->message[i].id, '-') + 1, NULL, 10);
+        assert_true(i == seen->n - 10 || seq == last + 1);
+        last = seq;
+    }
+    free(seen);
+    rig_free(g);
+}
+
+static void test_another_cluster_gets_what_comes_after_the_change(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    struct rig *other = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 100, 5);
+    assert_true(rig_wait_empty(g, 10000));
+    assert_true(rig_settle(g, 5000, 10000));
+    g->options[0].value = other->bootstrap;
+    rig_publish_many(g, 70, 5); /* while nobody sends */
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "mqtt", 100, "plant/");
+    check_topic(other, "mqtt", 70, "plant/");
+    rig_free(g);
+    rig_free(other);
+}
+
+static void test_a_change_mends_an_address_that_was_wrong(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    g->options[0].value = "127.0.0.1:1";
+    rig_start(g);
+    rig_publish_many(g, 50, 5);
+    sleep_ms(500);
+    assert_int_equal(rig_figures(g).delivered, 0);
+    uint64_t start_ms = now_ms();
+    assert_true(rig_settle(g, 5000, 10000));
+    assert_true(now_ms() - start_ms < 3000); /* nothing is on the wire: not waited for */
+    g->options[0].value = g->bootstrap;
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "mqtt", 50, "plant/");
+    rig_free(g);
+}
+
+/* Waits for it. */
+static bool is_parked(struct rig *g, uint32_t lane)
+{
+    struct mm_park_info info = {0};
+    for (uint64_t end = now_ms() + 10000; !info.parked && now_ms() < end;) {
+        sleep_ms(5);
+        mm_park_info(g->park, lane, &info);
+    }
+    return info.parked;
+}
+
+static void test_what_is_parked_stays_parked_and_arrives(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    forget_interval(g);
+    rig_option(g, "route", "b/# beta");
+    rig_topic(g, "beta");
+    rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 50);
+    rig_publish_to(g, "a/1", 50);
+    assert_true(rig_wait_delivered(g, 50, 10000));
+    assert_true(is_parked(g, 1));
+    for (size_t i = 0; i < 5; i++) {
+        change(g, i);
+        rig_publish_to(g, "b/1", 10);
+        rig_publish_to(g, "a/1", 10);
+        assert_true(rig_wait_delivered(g, 60 + 10 * i, 10000));
+    }
+    assert_true(is_parked(g, 1));
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_NO_ERROR);
+    change(g, 5); /* which tries at once */
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "mqtt", 100, "a/1");
+    check_topic(g, "beta", 100, "b/1");
+    rig_free(g);
+}
+
+static void test_suspects_are_judged_after_the_change(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 20, 4);
+    assert_true(rig_wait_empty(g, 10000));
+    static char large[1100000];
+    memset(large, 'x', sizeof large);
+    for (int i = 0; i < 5; i++) {
+        rig_publish_many(g, 20, 4);
+        assert_int_equal(rig_publish(g, "plant/0", large, sizeof large), 0);
+        rig_publish_many(g, 20, 4);
+        assert_true(rig_settle(g, 5000, 10000));
+        rig_resume(g);
+    }
+    assert_true(rig_wait_empty(g, 20000));
+    assert_int_equal(rig_figures(g).dead_lettered, 5);
+    rig_stop_workers(g, 0);
+    check_all_there(g, 1);
+    rig_free(g);
+}
+
+static void test_a_stop_comes_while_all_is_at_rest(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 100, 4);
+    mm_sender_settle(g->sender, 5000);
+    assert_true(rig_stop_workers(g, 1000) < 8000);
+    rig_free(g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_changes_under_load_lose_and_repeat_nothing),
+        cmocka_unit_test(test_no_answer_in_time_makes_repeats_of_the_same_id),
+        cmocka_unit_test(test_another_cluster_gets_what_comes_after_the_change),
+        cmocka_unit_test(test_a_change_mends_an_address_that_was_wrong),
+        cmocka_unit_test(test_what_is_parked_stays_parked_and_arrives),
+        cmocka_unit_test(test_suspects_are_judged_after_the_change),
+        cmocka_unit_test(test_a_stop_comes_while_all_is_at_rest),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
