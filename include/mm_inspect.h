@@ -100,7 +100,7 @@ struct mm_inspect_segment
 /* How the files of STATE and LOCK were. */
 struct mm_inspect_info
 {
-    char uuid[37]; /* of STATE, else of the first good header; "" when there is neither */
+    char uuid[37]; /* of STATE, else of most good headers; "" when there is neither */
     bool has_state_file;
     int slot_err[2]; /* of mm_layout_decode_state(): 0, MM_EAGAIN, MM_ECORRUPT, MM_EVERSION */
     int slot;        /* the one that counts, 0 or 1; -1: none */
@@ -144,6 +144,11 @@ const struct mm_inspect_info *mm_inspect_info(const struct mm_inspect *in);
 size_t mm_inspect_n_segments(const struct mm_inspect *in);
 const struct mm_inspect_segment *mm_inspect_segment(const struct mm_inspect *in, size_t i);
 
+/* Tell of each segment of which no record can be read: it is damaged, a stranger, of a newer
+ * version or cannot be opened. A reader passes them over; what is known to be missing for it, it
+ * tells. */
+void mm_inspect_tell_unread(const struct mm_inspect *in, mm_inspect_damage_fn on_damage, void *arg);
+
 /* Is a record finished, as far as STATE tells? False without STATE. */
 bool mm_inspect_finished(const struct mm_inspect *in, uint64_t seq, uint32_t topic_hash);
 
@@ -153,8 +158,9 @@ bool mm_inspect_finished(const struct mm_inspect *in, uint64_t seq, uint32_t top
  * Errors: MM_EAGAIN, there is none; MM_ENOMEM. */
 int mm_inspect_oldest(struct mm_inspect *in, uint64_t *seq, uint64_t *time_ms);
 
-/* The logs below a spool, as paths relative to it: "parked/<kafka topic>" in alphabetical order,
- * then "dead"; only those that are there. The caller frees *paths, one allocation, with free().
+/* The logs below a spool, as paths relative to it: those in parked/ in the order in which they are
+ * to be sent (mm_parkdir.h), and else by name, then "dead"; only those that are there. The caller
+ * frees *paths, one allocation, with free().
  *
  * Errors: MM_EIO, MM_ENOMEM. */
 int mm_inspect_list_logs(const char *dir, char ***paths, size_t *n_paths);
@@ -172,7 +178,10 @@ struct mm_inspect_reader_options
     void *arg;
 };
 
-/* Errors: MM_ENOMEM. */
+/* With on_damage, a reader of the whole log from its beginning on knows from STATE with which
+ * number that ought to be, and tells what is missing before the first record, too.
+ *
+ * Errors: MM_ENOMEM. */
 int mm_inspect_reader_new(struct mm_inspect *in,
                           const struct mm_inspect_reader_options *opts,
                           struct mm_inspect_reader **out);

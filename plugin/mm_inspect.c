@@ -285,11 +285,12 @@ static void take_seal(struct mm_inspect_segment *seg)
     seg->end = seg->seal.end;
 }
 
-/* Is the file one that was just being made: nothing but zeros? */
+/* Is the file one that was just being made: nothing but zeros? One that is larger than a segment
+ * can be is none of ours, and need not be read, which could take for ever: it may be a hole. */
 static int is_empty_file(int fd, uint64_t size, bool *empty)
 {
     uint8_t bytes[65536];
-    *empty = true;
+    *empty = size <= UINT32_MAX;
     for (uint64_t at = 0; *empty && at < size;) {
         ssize_t n = mm_inspect_read_at(fd, bytes, sizeof bytes, at);
         if (n < 0) {
@@ -486,24 +487,52 @@ static bool has_gap(const struct mm_inspect *in)
     return false;
 }
 
-/* A segment of another log stands in the way of nothing, but is not read. */
-static void set_strangers_apart(struct mm_inspect *in)
+static int compare_uuids(const void *a, const void *b)
 {
-    bool found = false;
+    return memcmp(a, b, sizeof((struct mm_layout_header *)0)->uuid);
+}
+
+/* Without STATE the id is the one that most segments have, as it is for a start of the broker: a
+ * few may be strangers. */
+static int choose_uuid(const struct mm_inspect *in, uint8_t uuid[16], bool *found)
+{
+    uint8_t(*uuids)[16] = calloc(in->n_segments + 1, sizeof *uuids);
+    size_t n = 0;
+    size_t n_best = 0;
+    if (uuids == NULL) {
+        return MM_ENOMEM;
+    }
+    for (size_t i = 0; i < in->n_segments; i++) {
+        if (in->segments[i].header_err == 0) {
+            memcpy(uuids[n++], in->segments[i].header.uuid, sizeof *uuids);
+        }
+    }
+    qsort(uuids, n, sizeof *uuids, compare_uuids);
+    for (size_t i = 0, same = 0; i < n; i++) {
+        same = i > 0 && compare_uuids(uuids[i - 1], uuids[i]) == 0 ? same + 1 : 1;
+        if (same > n_best) {
+            n_best = same;
+            memcpy(uuid, uuids[i], sizeof *uuids);
+        }
+    }
+    free(uuids);
+    *found = n > 0;
+    return 0;
+}
+
+/* A segment of another log stands in the way of nothing, but is not read. */
+static int set_strangers_apart(struct mm_inspect *in)
+{
     uint8_t uuid[16] = {0};
-    if (in->info.slot >= 0) {
+    bool found = in->info.slot >= 0;
+    if (found) {
         memcpy(uuid, in->info.state.uuid, sizeof uuid);
-        found = true;
+    } else if (choose_uuid(in, uuid, &found) != 0) {
+        return MM_ENOMEM;
     }
     for (size_t i = 0; i < in->n_segments; i++) {
         struct mm_inspect_segment *seg = &in->segments[i];
-        if (seg->header_err != 0) {
-            continue;
-        }
-        if (!found) {
-            memcpy(uuid, seg->header.uuid, sizeof uuid);
-            found = true;
-        } else if (memcmp(uuid, seg->header.uuid, sizeof uuid) != 0) {
+        if (seg->header_err == 0 && compare_uuids(uuid, seg->header.uuid) != 0) {
             seg->state = MM_INSPECT_DAMAGED;
         }
     }
@@ -513,6 +542,7 @@ static void set_strangers_apart(struct mm_inspect *in)
     if (in->n_segments > 0) {
         qsort(in->segments, in->n_segments, sizeof *in->segments, compare_segments);
     }
+    return 0;
 }
 
 /* --- a log --------------------------------------------------------------------------------------
@@ -598,6 +628,7 @@ static int open_log(struct mm_inspect *in, char *errstr, size_t errstr_len)
     }
     bool has_lock = read_lock(in);
     int err = look(in);
+    err = err == 0 ? set_strangers_apart(in) : err;
     if (err == MM_ENOMEM) {
         snprintf(errstr, errstr_len, "%s", mm_strerror(err));
         return err;
@@ -611,7 +642,6 @@ static int open_log(struct mm_inspect *in, char *errstr, size_t errstr_len)
                  in->dir);
         return MM_EINVAL;
     }
-    set_strangers_apart(in);
     count_bad_files(in);
     add_up(in);
     return 0;
@@ -700,11 +730,21 @@ int mm_inspect_oldest(struct mm_inspect *in, uint64_t *seq, uint64_t *time_ms)
 /* --- logs below a spool -------------------------------------------------------------------------
  */
 
+/* n of "<topic>~<n>", which other routes parked; 0: parked by the present ones. */
+static uint64_t age_of(const char *name)
+{
+    const char *mark = strrchr(name, '~');
+    return mark == NULL ? 0 : strtoull(mark + 1, NULL, 10);
+}
+
+/* The oldest first: it holds what came before what is in the others. */
 static int compare_names(const void *a, const void *b)
 {
     const char *const *x = a;
     const char *const *y = b;
-    return strcmp(*x, *y);
+    uint64_t age_x = age_of(*x);
+    uint64_t age_y = age_of(*y);
+    return age_x != age_y ? (age_x < age_y) - (age_x > age_y) : strcmp(*x, *y);
 }
 
 struct names

@@ -88,8 +88,58 @@ static void tell_unreadable(struct mm_inspect_reader *rd)
     scan->bad_from = scan->bad_to = 0;
 }
 
+/* Nothing of the log can be told from the file. */
+static void tell_unread(const struct mm_inspect_segment *seg,
+                        mm_inspect_damage_fn on_damage,
+                        void *arg)
+{
+    struct mm_inspect_damage d = {
+        .kind = MM_INSPECT_HEADER, .file = seg->name, .len = MM_LAYOUT_HEADER_LEN};
+    switch (seg->header_err) {
+        case 0:
+            d.kind = MM_INSPECT_FOREIGN;
+            mm_inspect_tell(on_damage, arg, &d, "a segment of another spool; it is not read");
+            break;
+        case MM_EVERSION:
+            d.kind = MM_INSPECT_VERSION;
+            mm_inspect_tell(on_damage, arg, &d, "a newer version wrote this segment");
+            break;
+        case MM_EIO:
+            d.kind = MM_INSPECT_UNREADABLE;
+            d.len = seg->size;
+            mm_inspect_tell(on_damage, arg, &d, "the system cannot read the header");
+            break;
+        default:
+            mm_inspect_tell(on_damage, arg, &d,
+                            "both copies of the header are damaged: no record in this file "
+                            "can be told from other bytes");
+    }
+}
+
+void mm_inspect_tell_unread(const struct mm_inspect *in, mm_inspect_damage_fn on_damage, void *arg)
+{
+    for (size_t i = 0; i < in->n_segments; i++) {
+        if (in->segments[i].state == MM_INSPECT_DAMAGED) {
+            tell_unread(&in->segments[i], on_damage, arg);
+        }
+    }
+}
+
 /* --- reading ------------------------------------------------------------------------------------
  */
+
+/* What STATE says is not finished must not begin before the first segment. */
+static void expect_front(struct mm_inspect_reader *rd)
+{
+    const struct mm_inspect_info *info = &rd->in->info;
+    if (info->slot < 0 || info->state.n_pending == 0) {
+        return;
+    }
+    uint64_t low = mm_inspect_low(&info->state);
+    if (rd->end == 0 || low <= rd->in->segments[0].first_seq) {
+        rd->expected = low;
+    }
+}
 
 int mm_inspect_reader_new(struct mm_inspect *in,
                           const struct mm_inspect_reader_options *opts,
@@ -117,6 +167,9 @@ int mm_inspect_reader_new(struct mm_inspect *in,
         if (in->segments[i].first_seq <= rd->opts.to_seq) {
             rd->total += mm_inspect_area_end(&in->segments[i]);
         }
+    }
+    if (opts->segment == MM_INSPECT_ALL && opts->from_seq == 0 && opts->on_damage != NULL) {
+        expect_front(rd);
     }
     return 0;
 }

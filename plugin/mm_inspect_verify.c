@@ -67,32 +67,6 @@ static void verify_state(struct mm_inspect *in, struct verifier *v)
     }
 }
 
-/* Nothing of the log can be told from the file. */
-static void tell_damaged(const struct mm_inspect_segment *seg, struct verifier *v)
-{
-    struct mm_inspect_damage d = {
-        .kind = MM_INSPECT_HEADER, .file = seg->name, .len = MM_LAYOUT_HEADER_LEN};
-    switch (seg->header_err) {
-        case 0:
-            d.kind = MM_INSPECT_FOREIGN;
-            mm_inspect_tell(on_damage, v, &d, "a segment of another spool; it is not read");
-            break;
-        case MM_EVERSION:
-            d.kind = MM_INSPECT_VERSION;
-            mm_inspect_tell(on_damage, v, &d, "a newer version wrote this segment");
-            break;
-        case MM_EIO:
-            d.kind = MM_INSPECT_UNREADABLE;
-            d.len = seg->size;
-            mm_inspect_tell(on_damage, v, &d, "the system cannot read the header");
-            break;
-        default:
-            mm_inspect_tell(on_damage, v, &d,
-                            "both copies of the header are damaged: no record in this file "
-                            "can be told from other bytes");
-    }
-}
-
 /* The bytes of the header's page that belong to neither copy nor to the seal. */
 static void verify_page(const uint8_t *bytes,
                         const struct mm_inspect_segment *seg,
@@ -180,19 +154,6 @@ static int verify_spare(struct mm_inspect *in,
     return err;
 }
 
-/* What STATE says is not finished must not begin before the first segment. */
-static void expect_front(struct mm_inspect_reader *rd)
-{
-    const struct mm_inspect_info *info = &rd->in->info;
-    if (info->slot < 0 || info->state.n_pending == 0) {
-        return;
-    }
-    uint64_t low = mm_inspect_low(&info->state);
-    if (rd->end == 0 || low <= rd->in->segments[0].first_seq) {
-        rd->expected = low;
-    }
-}
-
 static int verify_records(struct mm_inspect *in, struct verifier *v)
 {
     struct mm_inspect_reader_options opts = {
@@ -207,7 +168,6 @@ static int verify_records(struct mm_inspect *in, struct verifier *v)
     uint64_t told = 0;
     uint64_t done;
     uint64_t total;
-    expect_front(rd);
     while ((err = mm_inspect_next(rd, &rec, &place)) == 0) {
         v->out->n_records++;
         mm_inspect_progress(rd, &done, &total);
@@ -232,12 +192,11 @@ int mm_inspect_verify(struct mm_inspect *in,
     verify_state(in, &v);
     for (size_t i = 0; i < in->n_segments; i++) {
         const struct mm_inspect_segment *seg = &in->segments[i];
-        if (seg->state == MM_INSPECT_DAMAGED) {
-            tell_damaged(seg, &v);
-        } else if (seg->header_err == 0) {
+        if (seg->state != MM_INSPECT_DAMAGED && seg->header_err == 0) {
             verify_header(in, seg, &v);
         }
     }
+    mm_inspect_tell_unread(in, on_damage, &v);
     int err = verify_records(in, &v);
     for (size_t i = 0; err == 0 && i < in->n_segments; i++) {
         if (in->segments[i].state == MM_INSPECT_SPARE) {

@@ -354,8 +354,8 @@ static int take_file(struct recovery *r, uint64_t file)
         return fail(r, err, what);
     }
     const char *why = err != 0 ? "has no readable header" : judge_header(r, &h);
-    if (err != 0 && is_blank(s, file, 0, UINT32_MAX)) {
-        /* Its process was killed while it made it. */
+    if (err != 0 && page.file_size <= UINT32_MAX && is_blank(s, file, 0, UINT32_MAX)) {
+        /* Its process was killed while it made it. What is larger than that is none of ours. */
         (void)mm_segment_unlink(s->dir, file);
         return 0;
     }

@@ -418,9 +418,20 @@ static const char help[] =
     "\n"
     "Exit codes: 0 good, 1 something bad was found or happened, 2 wrong use.\n";
 
+/* Also behind the name of a command, as with spool. */
+static bool wants_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int run_dead(int argc, char **argv)
 {
-    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+    if (wants_help(argc, argv)) {
         fputs(help, stdout);
         return 0;
     }

@@ -63,6 +63,7 @@ static bool open_log(struct letters *l, const char *dir)
     if (err != 0) {
         fprintf(stderr, "metamorphosis: %s: %s\n", dir, mm_strerror(err));
     }
+    mm_inspect_tell_unread(l->in, on_damage, l);
     return err == 0;
 }
 

@@ -262,6 +262,7 @@ static bool dump_records(struct dumping *dump)
     struct mm_record rec;
     int err = mm_inspect_reader_new(dump->in, &opts, &rd);
     bool good = true;
+    mm_inspect_tell_unread(dump->in, on_dump_damage, dump);
     while (err == 0 && good && (args->limit == 0 || dump->n_records < args->limit) &&
            ferror(stdout) == 0) {
         err = mm_inspect_next(rd, &rec, &place);

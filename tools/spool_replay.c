@@ -482,6 +482,7 @@ static void replay_log(struct replay *r, struct mm_inspect *in, const char *name
         fail(r, mm_strerror(MM_ENOMEM));
         return;
     }
+    mm_inspect_tell_unread(in, on_damage, r);
     r->answer_ns = human_now_ns();
     while (!r->failed && !r->at_end) {
         fill_round(r);
@@ -503,18 +504,25 @@ static void replay_log(struct replay *r, struct mm_inspect *in, const char *name
     r->reader = NULL;
 }
 
-/* Where to go on; the first record that was not delivered. */
+/* Where to go on; the first record that was not delivered. Numbers are those of one log: behind a
+ * parked one all others are still to come. */
 static void tell_where(struct replay *r)
 {
     for (size_t i = 0; i < r->n_items; i++) {
-        if (r->items[i].state == ITEM_WAITING || r->items[i].state == ITEM_OUT) {
-            fprintf(stderr,
-                    "metamorphosis: stopped at record %" PRIu64 "%s%s; go on with --from %" PRIu64
-                    "\n",
-                    r->items[i].seq, r->log_name[0] == '\0' ? "" : " of ", r->log_name,
-                    r->items[i].seq);
-            return;
+        if (r->items[i].state != ITEM_WAITING && r->items[i].state != ITEM_OUT) {
+            continue;
         }
+        if (r->log_name[0] == '\0') {
+            fprintf(stderr,
+                    "metamorphosis: stopped at record %" PRIu64 "; go on with --from %" PRIu64 "\n",
+                    r->items[i].seq, r->items[i].seq);
+        } else {
+            fprintf(stderr,
+                    "metamorphosis: stopped at record %" PRIu64
+                    " of %s; the next call begins anew, with the same ids\n",
+                    r->items[i].seq, r->log_name);
+        }
+        return;
     }
 }
 

@@ -477,4 +477,6 @@ def test_wrong_use(make_scene: MakeScene, tmp_path: Path) -> None:
         done = _dead(*args)
         assert done.code == 1, args
         assert done.err.startswith("metamorphosis: "), args
-    assert _dead("--help").code == 0
+    for args in (["--help"], ["-h"], ["ls", "--help"], ["dump", "-h"], ["redrive", "--kafka", "localhost", "--help"]):
+        assert _dead(*args).code == 0, args
+        assert b"usage: metamorphosis dead" in _dead(*args).out, args

@@ -324,6 +324,26 @@ def test_mends_a_damaged_spool(
     assert count_records(kafka.bootstrap, topic) == 149
 
 
+def test_tells_of_a_segment_that_cannot_be_read(
+    make_broker: MakeBroker, tmp_path: Path, kafka_port_of_nobody: int
+) -> None:
+    """Where both copies of a header are damaged, nobody takes what can be read for all that there was."""
+    spool = tmp_path / "spool"
+    _publish_without_kafka(make_broker, spool, kafka_port_of_nobody, 20).kill()
+    (name,) = {o["file"] for o in good("spool", "dump", "--json", spool).objects}
+    data = bytearray((spool / name).read_bytes())
+    for place in (20, 2048 + 20):
+        data[place] ^= 0xFF
+    (spool / name).write_bytes(bytes(data))
+    dump = tool("spool", "dump", "--json", spool)
+    assert dump.code == 1
+    assert [o["damage"] for o in dump.objects if o["file"] == name] == ["header"]
+    replay = tool("spool", "replay", "--dry-run", spool)
+    assert replay.code == 1
+    assert "would send 0 records" in replay.out
+    assert name in replay.err
+
+
 @pytest.mark.parametrize(
     ("args", "word"),
     [

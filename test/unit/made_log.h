@@ -168,6 +168,21 @@ static inline size_t add_segment(const struct log_dir *d, struct plan p)
     return end;
 }
 
+/* A segment of another log, with records first to last. */
+static inline void add_stranger(const struct log_dir *d,
+                                uint64_t file,
+                                uint64_t first,
+                                uint64_t last)
+{
+    uint8_t bytes[SEGMENT_LEN];
+    struct plan p = {.file = file, .run_seq = 1, .first = first, .last = last};
+    struct mm_layout_header h = {
+        .uuid = {9}, .file = file, .run_seq = 1, .salt = SALT_OF(file), .size = SEGMENT_LEN};
+    (void)encode_segment(bytes, &p);
+    mm_layout_encode_header(bytes, &h);
+    write_at(d, name_of(file), 0, bytes, sizeof bytes);
+}
+
 static inline struct mm_layout_state state_of(uint64_t low, uint64_t next_seq)
 {
     struct mm_layout_state state = {.generation = 7,

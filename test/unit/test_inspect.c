@@ -264,16 +264,22 @@ static void test_lists_logs_below(void **arg)
     assert_int_equal(mkdirat(d.fd, "parked", 0700), 0);
     assert_int_equal(mkdirat(d.fd, "parked/b", 0700), 0);
     assert_int_equal(mkdirat(d.fd, "parked/a", 0700), 0);
+    /* By other routes: the highest number is the oldest, and to be sent first. */
+    assert_int_equal(mkdirat(d.fd, "parked/a~9", 0700), 0);
+    assert_int_equal(mkdirat(d.fd, "parked/b~10", 0700), 0);
+    assert_int_equal(mkdirat(d.fd, "parked/b~9", 0700), 0);
     assert_int_equal(mkdirat(d.fd, "bad", 0700), 0);
     write_at(&d, "parked/file", 0, "x", 1);
     write_at(&d, "bad/0000000000000009.seg", 0, "12345", 5);
     assert_int_equal(mkdirat(d.fd, "dead", 0700), 0);
     write_at(&d, "LOCK", 0, "", 0);
     assert_int_equal(mm_inspect_list_logs(d.path, &paths, &n), 0);
-    assert_int_equal(n, 3);
-    assert_string_equal(paths[0], "parked/a");
-    assert_string_equal(paths[1], "parked/b");
-    assert_string_equal(paths[2], "dead");
+    static const char *const expected[] = {"parked/b~10", "parked/a~9", "parked/b~9",
+                                           "parked/a",    "parked/b",   "dead"};
+    assert_int_equal(n, 6);
+    for (size_t i = 0; i < n; i++) {
+        assert_string_equal(paths[i], expected[i]);
+    }
     free(paths);
     struct mm_inspect *in = open_log(&d);
     assert_int_equal(mm_inspect_info(in)->n_bad_files, 1);
@@ -562,6 +568,78 @@ static void test_sees_what_does_not_belong(void **arg)
     remove_dir(&d);
 }
 
+/* Without STATE the log is that of most segments, wherever a stranger stands among them. */
+static void test_a_stranger_does_not_name_the_log(void **arg)
+{
+    (void)arg;
+    struct log_dir d;
+    struct told t;
+    make_dir(&d);
+    add_log(&d);
+    assert_int_equal(unlinkat(d.fd, "STATE", 0), 0);
+    assert_int_equal(unlinkat(d.fd, name_of(1), 0), 0);
+    add_stranger(&d, 8, 1, 5);
+    struct mm_inspect *in = open_log(&d);
+    assert_string_equal(mm_inspect_info(in)->uuid, UUID_TEXT);
+    mm_inspect_close(in);
+    look(&d, &t);
+    assert_int_equal(t.n[MM_INSPECT_FOREIGN], 1);
+    assert_int_equal(t.n[MM_INSPECT_STATE], 1);
+    assert_int_equal(t.verdict.n_damages, 2);
+    assert_seqs(&t, 11, 30, 0);
+    remove_dir(&d);
+}
+
+/* A file that no segment can be is not read through: it may be one large hole. */
+static void test_a_huge_file_is_not_read(void **arg)
+{
+    (void)arg;
+    struct log_dir d;
+    struct told t;
+    make_dir(&d);
+    add_log(&d);
+    write_at(&d, name_of(8), 0, "", 0);
+    int fd = openat(d.fd, name_of(8), O_RDWR);
+    assert_int_equal(ftruncate(fd, INT64_C(1) << 33), 0);
+    close(fd);
+    look(&d, &t);
+    assert_int_equal(t.n[MM_INSPECT_HEADER], 1);
+    assert_int_equal(t.verdict.n_damages, 1);
+    assert_seqs(&t, 1, 30, 0);
+    remove_dir(&d);
+}
+
+/* Who reads all there is, and no more than that, is told of what could not be read. */
+static void test_a_reader_is_told_what_it_passes_over(void **arg)
+{
+    (void)arg;
+    struct log_dir d;
+    make_dir(&d);
+    add_log(&d);
+    add_state(&d, 4, 31);
+    flip(&d, name_of(1), 20, 1);
+    flip(&d, name_of(1), 2068, 1);
+    struct told t = {0};
+    struct mm_inspect *in = open_log(&d);
+    struct mm_inspect_reader_options opts = {
+        .segment = MM_INSPECT_ALL, .on_damage = note_damage, .arg = &t};
+    struct mm_inspect_reader *rd;
+    struct mm_inspect_place place;
+    struct mm_record rec;
+    mm_inspect_tell_unread(in, note_damage, &t);
+    assert_int_equal(t.n[MM_INSPECT_HEADER], 1);
+    assert_string_equal(t.file, name_of(1));
+    assert_int_equal(mm_inspect_reader_new(in, &opts, &rd), 0);
+    assert_int_equal(mm_inspect_next(rd, &rec, &place), 0);
+    assert_int_equal(rec.seq, 11);
+    assert_int_equal(t.n[MM_INSPECT_MISSING], 1);
+    assert_int_equal(t.last.first_seq, 4);
+    assert_int_equal(t.last.n_missing, 7);
+    mm_inspect_reader_free(rd);
+    mm_inspect_close(in);
+    remove_dir(&d);
+}
+
 /* A copy of the header with the version of tomorrow. */
 static void test_leaves_a_newer_version_alone(void **arg)
 {
@@ -829,6 +907,9 @@ int main(void)
         cmocka_unit_test(test_sees_segments_that_are_gone),
         cmocka_unit_test(test_knows_a_jump_from_a_gap),
         cmocka_unit_test(test_sees_what_does_not_belong),
+        cmocka_unit_test(test_a_stranger_does_not_name_the_log),
+        cmocka_unit_test(test_a_huge_file_is_not_read),
+        cmocka_unit_test(test_a_reader_is_told_what_it_passes_over),
         cmocka_unit_test(test_leaves_a_newer_version_alone),
         cmocka_unit_test(test_knows_what_was_given_up),
         cmocka_unit_test(test_reads_past_bad_blocks),

@@ -172,6 +172,25 @@ static void test_sets_aside_what_has_no_header(void **arg)
     remove_dir(&d);
 }
 
+/* Without STATE, too, it is the stranger that goes, and not what it stands among. */
+static void test_sets_aside_a_stranger_alone(void **arg)
+{
+    (void)arg;
+    struct log_dir d;
+    make_dir(&d);
+    add_log(&d);
+    struct told t;
+    assert_int_equal(unlinkat(d.fd, "STATE", 0), 0);
+    assert_int_equal(unlinkat(d.fd, name_of(1), 0), 0);
+    add_stranger(&d, 8, 1, 5);
+    assert_int_equal(repair(&d, false, false), 2);
+    assert_true(exists(&d, "bad/0000000000000008.seg"));
+    look(&d, &t);
+    assert_int_equal(t.verdict.n_damages, 0);
+    assert_seqs(&t, 11, 30, 0);
+    remove_dir(&d);
+}
+
 static void test_sets_aside_what_has_no_record(void **arg)
 {
     (void)arg;
@@ -356,6 +375,7 @@ int main(void)
         cmocka_unit_test(test_leaves_a_good_log_alone),
         cmocka_unit_test(test_mends_each_changed_byte),
         cmocka_unit_test(test_sets_aside_what_has_no_header),
+        cmocka_unit_test(test_sets_aside_a_stranger_alone),
         cmocka_unit_test(test_sets_aside_what_has_no_record),
         cmocka_unit_test(test_seals_what_was_cut_short),
         cmocka_unit_test(test_rebuilds_state),
