@@ -6,7 +6,9 @@
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosquitto-dev librdkafka-dev
     libmicrohttpd-dev libcjson-dev)
 packages_unit=(libcmocka-dev)
-packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven python3 python3-venv)
+packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven prometheus python3
+    python3-venv)
+packages_deploy=(prometheus python3 python3-venv)
 packages_lint=(clang-format clang-tidy shellcheck git)
 packages_demo=(mosquitto mosquitto-clients kcat curl)
 
@@ -97,14 +99,16 @@ mosquitto_binary() {
     command -v mosquitto || command -v /usr/sbin/mosquitto || die "no mosquitto found"
 }
 
-# A Python environment of our own, made again when the requirements or the interpreter change.
+# prepare_venv NAME REQUIREMENTS [ARGUMENTS]: a Python environment of our own, build/NAME, made again when the
+# requirements or the interpreter change. The arguments are pip's.
 prepare_venv() {
-    local venv=$root/build/venv requirements=$root/test/integration/requirements.txt stamp
+    local venv=$root/build/$1 requirements=$root/$2 stamp
+    shift 2
     stamp=$(python3 -c 'import sys; print(sys.version, sys.base_prefix)' && cat "$requirements")
     if [ -x "$venv/bin/pytest" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
-    say "making the Python environment build/venv"
+    say "making the Python environment ${venv#"$root/"}"
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" -r "$requirements"
     printf '%s\n' "$stamp" >"$venv/stamp"
 }

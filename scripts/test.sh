@@ -107,7 +107,7 @@ if [ $unit = yes ]; then
     run "unit tests" ctest --preset "$preset"
 fi
 if [ $integration = yes ]; then
-    prepare_venv
+    prepare_venv venv test/integration/requirements.txt
     prepare_sanitizer
     say "integration tests: real Mosquitto, ${MM_TEST_KAFKA:-real Apache Kafka} (about twelve minutes)"
     export MM_TEST_PLUGIN=${MM_TEST_PLUGIN:-$root/build/$preset/lib/mosquitto_metamorphosis.so}

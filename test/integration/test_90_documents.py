@@ -23,6 +23,7 @@ _METRICS = _ROOT / "docs" / "metrics.md"
 _DURABILITY = _ROOT / "docs" / "durability.md"
 _README = _ROOT / "README.md"
 _FAILURES = _ROOT / "docs" / "failures.md"
+_OPERATIONS = _ROOT / "docs" / "operations.md"
 
 _OPTION_LINE = re.compile(r"^(?P<off>#?)plugin_opt_(?P<name>\S+) (?P<value>.+)$")
 
@@ -201,6 +202,16 @@ def test_failures_name_tests_that_are_there() -> None:
             assert not left_out, f"not in {_FAILURES.name}: {sorted(left_out)}"
 
 
+def test_sizes_are_by_the_formula() -> None:
+    """The table of docs/operations.md is what its formula gives, without the 16 MiB, for topics of 30 bytes."""
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| ([\d. |]+) \|$", _OPERATIONS.read_text(), re.MULTILINE)
+    assert len(rows) > 5
+    for rate, payload, record, sizes in rows:
+        assert int(record) == (40 + 30 + int(payload) + 7) // 8 * 8
+        expected = [int(rate) * int(record) * hours * 3600 / 0.9 / 2**30 for hours in (1, 8, 24, 72)]
+        assert [float(size) for size in sizes.split(" | ")] == [round(size, 2) for size in expected]
+
+
 # A place of a name or a figure in a format string; of those with PRIu64 and the like the percent sign is left.
 _PLACE = r"%[-0-9.*]*(?:zu|llu|[a-z])?"
 _LITERAL = r'"((?:[^"\\]|\\.)*)"'
@@ -267,7 +278,10 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", [_README, *sorted((_ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+_PAGES = [_README, *sorted((_ROOT / "docs").glob("*.md")), *sorted((_ROOT / "deploy").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", _PAGES, ids=lambda path: str(path.relative_to(_ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     """Each link inside the repository leads to a file that is there, and to a heading of it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"\n\s*", " ", path.read_text())):
