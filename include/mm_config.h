@@ -88,8 +88,9 @@ struct mm_config
                                 leads to; NULL: none */
     struct mm_config_route *routes; /* in file order */
     size_t n_routes;
+    uint32_t kafka_topics_max; /* 1..MM_LANES_MAX */
     char **route_topics; /* Kafka topics of the routes that are not kafka_topic, each once; fewer
-                            than MM_ROUTE_LANES_MAX */
+                            than kafka_topics_max */
     size_t n_route_topics;
     enum mm_when_full when_full;
     enum mm_refuse_v5 refuse_v5;

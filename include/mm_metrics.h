@@ -22,6 +22,7 @@
 #ifndef MM_METRICS_H
 #define MM_METRICS_H
 
+#include "mm_lanes.h"
 #include "mm_spool.h"
 
 #include <stdalign.h>
@@ -196,9 +197,8 @@ struct mm_metrics_info
     const char *librdkafka;
     const char *mosquitto;
     uint32_t n_workers;
-    uint32_t n_lanes;                /* Kafka topics that may be parked; 0: none */
-    const char *const *kafka_topics; /* n_lanes names */
-    bool sync_always;                /* the log refuses what it cannot sync */
+    struct mm_lanes *lanes; /* borrowed: the Kafka topics that may be parked; NULL: none */
+    bool sync_always;       /* the log refuses what it cannot sync */
 };
 
 /* Thread: setup. Errors: MM_ENOMEM. */
@@ -211,14 +211,20 @@ void mm_metrics_free(struct mm_metrics *m);
 struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m);
 struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k);
 
-/* The block of the worker that delivers what lane < n_lanes has parked; all its counters are part
- * of the totals, taken and held count against mm_metrics_park_set(). It is looked at for life only
- * while heartbeat_ns is not 0 and state is not MM_WORKER_STOPPED; kafka_up does not matter.
- * retry_at_ms is shown. Valid until mm_metrics_free(). Thread: setup. */
+/* The lane, for the two functions below, of what was parked by other routes. */
+#define MM_METRICS_LANE_OLD MM_LANES_MAX
+
+/* The block of the worker that delivers what a lane has parked, made when it is first asked for;
+ * all its counters are part of the totals, taken and held count against mm_metrics_park_set(). It
+ * is looked at for life only while heartbeat_ns is not 0 and state is not MM_WORKER_STOPPED;
+ * kafka_up does not matter. retry_at_ms is shown. Valid until mm_metrics_free(). NULL: no memory.
+ *
+ * Thread: any. */
 struct mm_metrics_worker *mm_metrics_park(struct mm_metrics *m, uint32_t lane);
 
 /* Tell what the log of a parked lane holds; call it whenever that has changed, and once for each
- * log that was found at the start, before mm_metrics_restore().
+ * log that was found at the start, before mm_metrics_restore(). mm_metrics_park() was called for
+ * the lane before.
  *
  * to_take: mm_spool_to_take() less mm_spool_n_repeat() of that log; n_lost, n_bytes: n_lost and
  * used_bytes of its mm_spool_stats().

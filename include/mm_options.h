@@ -65,7 +65,7 @@ struct mm_option_def
 };
 
 /* The table, in the order in which values are parsed and told. */
-#define MM_N_OPTIONS 35
+#define MM_N_OPTIONS 36
 extern const struct mm_option_def *const mm_option_defs;
 
 /* Longer than the longest name. */

@@ -15,7 +15,11 @@
  * now. Until that is done the other workers take nothing out of the spool. Without spool_dir the
  * logs are in memory.
  *
- * A thread of its own starts and ends those workers, and keeps the logs, which have no threads.
+ * A thread of its own starts and ends those workers, and keeps the logs, which have no threads. Of
+ * all these workers only some have a producer at the same time, so that a thousand Kafka topics
+ * that are refused cost a thousand small logs, and not a thousand Kafka clients.
+ *
+ * What is kept of a lane is made when it is parked first.
  *
  * Locks: each lane has one, for its log's end and whether it is parked. Workers take it for records
  * of parked lanes only, the broker thread never. It may be held while the disk is waited for. */
@@ -23,7 +27,6 @@
 #define MM_PARK_H
 
 #include "mm_metrics.h"
-#include "mm_route.h"
 #include "mm_spool.h"
 
 #include <stdbool.h>
@@ -33,9 +36,13 @@
 struct mm_config;
 struct mm_dead;
 struct mm_format;
+struct mm_lanes;
 struct mm_log;
 struct mm_park;
 struct mm_worker_change;
+
+/* Lanes whose workers may have a producer at the same time. */
+#define MM_PARK_TRIES_MAX 16
 
 /* All pointers are borrowed and must outlive the lanes. */
 struct mm_park_options
@@ -44,15 +51,11 @@ struct mm_park_options
     const struct mm_format *format;
     struct mm_spool *spool;         /* the one that is parked from */
     struct mm_spool_budget *budget; /* shared with it; NULL: each log may have spool_max_bytes */
-    struct mm_metrics *metrics;     /* made with mm_park_topics() */
+    struct mm_lanes *lanes;         /* of the settings: mm_lanes_reset() */
+    struct mm_metrics *metrics;     /* of the same lanes */
     struct mm_dead *dead;
     struct mm_log *log;
 };
-
-/* What struct mm_metrics_info is to have as kafka_topics: one for each lane and, in the last place,
- * one for what was parked by other routes. Returns how many. The names live as long as the
- * settings. */
-uint32_t mm_park_topics(const struct mm_config *config, const char *topics[MM_ROUTE_LANES_MAX + 1]);
 
 /* Open the logs that an earlier process left, and tell the metrics; before mm_metrics_restore().
  *
@@ -137,11 +140,16 @@ void mm_park_note_doubles(struct mm_park *p, uint32_t lane, uint64_t n);
  * Thread: a worker. */
 bool mm_park_take_double(struct mm_park *p, uint32_t lane);
 
+/* A worker of a parked lane is about to make a producer: may it? Then mm_park_leave() when it has
+ * ended it. Thread: a worker. */
+bool mm_park_enter(struct mm_park *p);
+void mm_park_leave(struct mm_park *p);
+
 /* --- for people ------------------------------------------------------------------------------- */
 
 struct mm_park_info
 {
-    const char *kafka_topic; /* lives as long as the settings */
+    const char *kafka_topic; /* lives until mm_lanes_reset() */
     bool parked;
     uint64_t n_records;
     uint64_t n_bytes;
@@ -150,7 +158,7 @@ struct mm_park_info
     const char *error;    /* why it is parked: Kafka's name of the error; static; "" not known */
 };
 
-/* Figures of one lane, below mm_route_n_lanes(). Thread: any but the broker. */
+/* Figures of one lane, below mm_lanes_n(). Thread: any but the broker. */
 void mm_park_info(struct mm_park *p, uint32_t lane, struct mm_park_info *out);
 
 #endif

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 struct mm_config;
+struct mm_lanes;
 struct mm_parkdir;
 
 /* Longest path of a log with its NUL. */
@@ -30,13 +31,16 @@ struct mm_parkdir_log
     char name[256];
     char kafka_topic[256]; /* that it was parked for */
     uint64_t age;          /* n; 0: parked by the present routes */
+    uint32_t lane;         /* of lanes, when age is 0 */
 };
 
-/* Look at what is there, and rename it where the routes have changed. Nothing is made yet.
+/* Look at what is there, and rename it where the routes have changed. What was parked by the
+ * present routes gets its lane. Nothing is made yet.
  *
  * Thread: setup. Errors: MM_EIO, errstr has the path, the operation and the system's reason;
  * MM_EINVAL, "parked" is no directory; MM_ENOMEM. *out is NULL then. */
 int mm_parkdir_open(const struct mm_config *config,
+                    struct mm_lanes *lanes,
                     struct mm_parkdir **out,
                     char *errstr,
                     size_t errstr_len);

@@ -1,9 +1,9 @@
 /* mm_route.h - from an MQTT topic to a Kafka topic.
  *
  * The routes stand in the settings; the first whose filters match decides. A *lane* is a Kafka
- * topic by number: lane 0 is kafka_topic, the default; each other Kafka topic that a route names
- * has one. Routing happens when a record is sent, not when it is stored: who mends a route mends
- * the backlog too. Pure functions of the settings, but for those that make them.
+ * topic by number (mm_lanes.h): lane 0 is kafka_topic, the default; each other Kafka topic that a
+ * route names has one. Routing happens when a record is sent, not when it is stored: who mends a
+ * route mends the backlog too. Pure functions of the settings, but for those that make them.
  *
  * Thread: any; those that change the settings: setup. */
 #ifndef MM_ROUTE_H
@@ -15,14 +15,15 @@
 
 struct mm_config;
 
-/* Most lanes that there can be, kafka_topic's included. */
-#define MM_ROUTE_LANES_MAX 64
-
 /* The lane of a message. */
 uint32_t mm_route_lane(const struct mm_config *config, const char *topic, size_t topic_len);
 
-/* Lanes there are, 1 to MM_ROUTE_LANES_MAX. */
+/* Lanes of Kafka topics that the settings name, 1 to MM_LANES_MAX. */
 uint32_t mm_route_n_lanes(const struct mm_config *config);
+
+/* Most lanes that there can be: as many, or, where a template makes Kafka topics of messages,
+ * kafka_topics_max. */
+uint32_t mm_route_n_possible(const struct mm_config *config);
 
 /* The Kafka topic of a lane below mm_route_n_lanes(). Lives as long as the settings. */
 const char *mm_route_kafka_topic(const struct mm_config *config, uint32_t lane);

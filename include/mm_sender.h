@@ -11,6 +11,7 @@
 
 struct mm_config;
 struct mm_dead;
+struct mm_lanes;
 struct mm_log;
 struct mm_metrics;
 struct mm_park;
@@ -24,7 +25,8 @@ struct mm_sender_options
     const struct mm_config *config;
     struct mm_spool *spool; /* with config->kafka_workers readers */
     struct mm_spool_budget *budget;
-    struct mm_metrics *metrics; /* made with mm_park_topics() */
+    struct mm_lanes *lanes;     /* mm_sender_new() gives its numbers anew */
+    struct mm_metrics *metrics; /* of these lanes */
     struct mm_dead *dead;
     struct mm_log *log;
 };

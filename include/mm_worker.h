@@ -16,7 +16,7 @@
  * In all but the first, sending goes on at the oldest record that is not finished. Kafka simply
  * being away is none of these: the producer keeps trying and the worker waits.
  *
- * Each record goes to the Kafka topic of its lane (mm_route.h). Where there are several, a refused
+ * Each record goes to the Kafka topic of its lane (mm_lanes.h). Where there are several, a refused
  * one does not hold up the others: its lane is *parked* (mm_park.h). All its records in the window
  * go to the lane's own log, in order, and new ones behind them; the worker itself goes on. Only
  * where that cannot be done, or the reason is not the topic's alone, is the whole worker parked. */
@@ -30,6 +30,7 @@
 struct mm_config;
 struct mm_dead;
 struct mm_format;
+struct mm_lanes;
 struct mm_log;
 struct mm_metrics_worker;
 struct mm_park;
@@ -50,6 +51,7 @@ struct mm_worker_options
     uint32_t index; /* the shard: 0 <= index < the log's n_readers */
     const struct mm_config *config;
     const struct mm_format *format;
+    struct mm_lanes *lanes; /* of the settings: mm_lanes_reset() */
     struct mm_spool *spool;
     struct mm_spool *main; /* the log that `spool` was parked from; NULL: none, or itself */
     struct mm_park *park;  /* NULL: a Kafka topic that is refused is waited for */
@@ -58,6 +60,7 @@ struct mm_worker_options
     struct mm_log *log;
 
     /* of a worker that is not of MM_ROLE_MAIN */
+    uint32_t lane;           /* of MM_ROLE_LANE: of all its records */
     const char *kafka_topic; /* that its log is for: for people */
     uint32_t first_try_s;    /* seconds before the first try */
 };

@@ -9,6 +9,7 @@
 #include "mm_config_impl.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_lanes.h"
 #include "mm_options.h"
 #include "mm_property.h"
 #include "mm_route.h"
@@ -147,7 +148,7 @@ static struct mm_place place_of_lane(const struct mm_config *config, uint32_t la
 static void check_kafka_topics(struct mm_parser *p)
 {
     const struct mm_config *config = p->config;
-    const char *topics[MM_ROUTE_LANES_MAX + 1];
+    const char *topics[MM_LANES_MAX + 1];
     size_t n = 0;
     if (config->kafka_topic != NULL) {
         topics[n++] = config->kafka_topic;
@@ -157,6 +158,12 @@ static void check_kafka_topics(struct mm_parser *p)
         p->place = place_of_lane(config, (uint32_t)i + 1);
         check_collisions(p, config->route_topics[i], topics, n);
         topics[n++] = config->route_topics[i];
+    }
+    if (n > config->kafka_topics_max && config->kafka_topics_max > 0) {
+        name_subject(p, mm_option_find("kafka_topics_max"));
+        mm_config_report(p, MM_LOG_ERROR,
+                         "%s: %u is too few: kafka_topic and the routes name %zu Kafka topics",
+                         p->subject, config->kafka_topics_max, n);
     }
     const char *dead = config->dead_letter_topic;
     for (size_t i = 0; dead != NULL && i < n; i++) {

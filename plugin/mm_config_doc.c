@@ -302,12 +302,12 @@ static void write_routes(FILE *stream)
         "level that has one.\n"
         "- A message is routed when it is sent, not when it is stored: a new route counts also for "
         "what waits in the spool.\n"
-        "- `kafka_topic` and the routes name at most %d Kafka topics. They must not differ in `.` "
+        "- `kafka_topic` and the routes name at most `kafka_topics_max` Kafka topics. They must "
+        "not differ in `.` "
         "and `_` alone, as `a.b` and `a_b`: Kafka's metrics have `_` for `.`, so Kafka lets only "
         "one of them be made.\n"
         "- In the environment variable `ROUTE` several routes are separated by `|` or by the end "
-        "of a line: `ROUTE='plant/# plant | office/# office'`.\n",
-        MM_ROUTE_LANES_MAX);
+        "of a line: `ROUTE='plant/# plant | office/# office'`.\n");
 }
 
 static void write_config_file(FILE *stream)

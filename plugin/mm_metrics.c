@@ -15,15 +15,16 @@
 /* A loop turns several times a second, and no wait in it is longer than 10 s. */
 #define LIVE_NS (30 * UINT64_C(1000000000))
 
-/* A Kafka topic that can be parked. */
+/* A Kafka topic that was parked, or was to be. */
 struct lane
 {
     struct mm_metrics_worker worker;
     _Atomic uint64_t to_take; /* gauges, see mm_metrics_park_set() */
     _Atomic uint64_t n_lost;
     _Atomic uint64_t n_bytes;
-    char *kafka_topic; /* immutable */
 };
+
+#define N_LANES (MM_METRICS_LANE_OLD + 1)
 
 struct mm_metrics
 {
@@ -32,8 +33,7 @@ struct mm_metrics
     char *librdkafka;
     char *mosquitto;
     uint32_t n_workers;
-    uint32_t n_lanes;
-    struct lane *lanes;
+    struct mm_lanes *names;
     bool sync_always;
     uint64_t started_ms; /* since the epoch */
     uint64_t started_ns; /* CLOCK_MONOTONIC */
@@ -42,6 +42,9 @@ struct mm_metrics
     const struct mm_spool *spool;
     uint64_t base[MM_LAYOUT_COUNTERS]; /* counted by earlier processes */
     atomic_bool restored;              /* R1: publishes the two to the log's threads */
+
+    /* Made one by one, as they are needed, and kept. L1: publishes what is in the block. */
+    _Atomic(struct lane *) lanes[N_LANES];
 
     struct mm_metrics_broker broker;
     struct mm_metrics_worker worker[];
@@ -77,25 +80,10 @@ static const char *const state_names[] = {
 /* --- setup --------------------------------------------------------------------------------------
  */
 
-static bool make_lanes(struct mm_metrics *m, const struct mm_metrics_info *info)
+/* NULL: it was never needed. */
+static struct lane *get_lane(const struct mm_metrics *m, uint32_t i)
 {
-    if (info->n_lanes == 0) {
-        return true;
-    }
-    size_t size = info->n_lanes * sizeof *m->lanes;
-    m->lanes = aligned_alloc(MM_CACHE_LINE, size);
-    if (m->lanes == NULL) {
-        return false;
-    }
-    memset(m->lanes, 0, size);
-    m->n_lanes = info->n_lanes;
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        m->lanes[i].kafka_topic = strdup(info->kafka_topics[i]);
-        if (m->lanes[i].kafka_topic == NULL) {
-            return false;
-        }
-    }
-    return true;
+    return atomic_load_explicit(&m->lanes[i], memory_order_acquire); /* L1 */
 }
 
 int mm_metrics_new(const struct mm_metrics_info *info, struct mm_metrics **out)
@@ -108,14 +96,14 @@ int mm_metrics_new(const struct mm_metrics_info *info, struct mm_metrics **out)
     }
     memset(m, 0, size);
     m->n_workers = info->n_workers;
+    m->names = info->lanes;
     m->sync_always = info->sync_always;
     m->started_ms = mm_clock_realtime_ms();
     m->started_ns = mm_clock_monotonic_ns();
     m->version = strdup(info->version);
     m->librdkafka = strdup(info->librdkafka);
     m->mosquitto = strdup(info->mosquitto);
-    if (m->version == NULL || m->librdkafka == NULL || m->mosquitto == NULL ||
-        !make_lanes(m, info)) {
+    if (m->version == NULL || m->librdkafka == NULL || m->mosquitto == NULL) {
         mm_metrics_free(m);
         return MM_ENOMEM;
     }
@@ -128,10 +116,9 @@ void mm_metrics_free(struct mm_metrics *m)
     if (m == NULL) {
         return;
     }
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        free(m->lanes[i].kafka_topic);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        free(get_lane(m, i));
     }
-    free(m->lanes);
     free(m->version);
     free(m->librdkafka);
     free(m->mosquitto);
@@ -150,7 +137,22 @@ struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k)
 
 struct mm_metrics_worker *mm_metrics_park(struct mm_metrics *m, uint32_t lane)
 {
-    return &m->lanes[lane].worker;
+    struct lane *l = get_lane(m, lane);
+    if (l != NULL) {
+        return &l->worker;
+    }
+    l = aligned_alloc(MM_CACHE_LINE, sizeof *l);
+    if (l == NULL) {
+        return NULL;
+    }
+    memset(l, 0, sizeof *l);
+    struct lane *first = NULL;
+    if (!atomic_compare_exchange_strong_explicit(&m->lanes[lane], &first, l, memory_order_acq_rel,
+                                                 memory_order_acquire)) {
+        free(l); /* another thread was faster */
+        l = first;
+    }
+    return &l->worker;
 }
 
 void mm_metrics_park_set(struct mm_metrics *m,
@@ -159,9 +161,10 @@ void mm_metrics_park_set(struct mm_metrics *m,
                          uint64_t n_lost,
                          uint64_t n_bytes)
 {
-    mm_gauge_set(&m->lanes[lane].to_take, to_take);
-    mm_gauge_set(&m->lanes[lane].n_lost, n_lost);
-    mm_gauge_set(&m->lanes[lane].n_bytes, n_bytes);
+    struct lane *l = get_lane(m, lane);
+    mm_gauge_set(&l->to_take, to_take);
+    mm_gauge_set(&l->n_lost, n_lost);
+    mm_gauge_set(&l->n_bytes, n_bytes);
 }
 
 /* --- histograms ---------------------------------------------------------------------------------
@@ -320,8 +323,9 @@ static void add_broker(uint64_t n[MM_LAYOUT_COUNTERS], const struct mm_metrics_b
 static uint64_t count_lost(const struct mm_metrics *m, const struct mm_spool_stats *stats)
 {
     uint64_t n = stats->n_lost;
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        n += mm_counter_get(&m->lanes[i].n_lost);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        const struct lane *lane = get_lane(m, i);
+        n += lane == NULL ? 0 : mm_counter_get(&lane->n_lost);
     }
     return n;
 }
@@ -468,9 +472,12 @@ static void read_all(const struct mm_metrics *m, const struct mm_spool *spool, s
         read_worker(&m->worker[k], f);
         judge_worker(m, &m->worker[k], now_ns, f);
     }
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        read_lane(&m->lanes[i], f);
-        judge_lane(&m->lanes[i], now_ns, f);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        const struct lane *lane = get_lane(m, i);
+        if (lane != NULL) {
+            read_lane(lane, f);
+            judge_lane(lane, now_ns, f);
+        }
     }
     struct mm_snapshot *s = &f->sums;
     s->in_spool = count_main(m, spool) + s->parked;
@@ -502,8 +509,11 @@ static void collect(const struct mm_metrics *m, uint64_t n[MM_LAYOUT_COUNTERS])
     for (uint32_t k = 0; k < m->n_workers; k++) {
         add_worker(n, &m->worker[k]);
     }
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        add_worker(n, &m->lanes[i].worker);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        const struct lane *lane = get_lane(m, i);
+        if (lane != NULL) {
+            add_worker(n, &lane->worker);
+        }
     }
     struct mm_spool_stats stats = {0};
     if (m->spool != NULL) {
@@ -548,8 +558,9 @@ void mm_metrics_restore(struct mm_metrics *m,
         n[MM_SLOT_DROPPED + MM_DROPPED_OLDEST] + n[MM_SLOT_DROPPED + MM_DROPPED_LOST];
     uint64_t spooled = n[MM_SLOT_DELIVERED] + sum(&n[MM_SLOT_DEAD], MM_N_DEAD) + dropped_from_spool;
     spooled += found->n_records > found->n_repeat ? found->n_records - found->n_repeat : 0;
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        spooled += count_lane(&m->lanes[i]);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        const struct lane *lane = get_lane(m, i);
+        spooled += lane == NULL ? 0 : count_lane(lane);
     }
     uint64_t refused = sum(&n[MM_SLOT_REFUSED], MM_N_REFUSED);
     m->base[MM_SLOT_SPOOLED] = spooled;
@@ -797,11 +808,16 @@ static void page_parked(struct page *p, const struct mm_metrics *m, const struct
                "Time of the next attempt at a parked Kafka topic; 0: none.", f->parked_retry_ms);
     family(p, "metamorphosis_parked_topic_messages", "gauge",
            "The same by Kafka topic, while it is parked.");
-    for (uint32_t i = 0; i < m->n_lanes; i++) {
-        uint64_t n = count_lane(&m->lanes[i]);
+    for (uint32_t i = 0; i < N_LANES; i++) {
+        const struct lane *lane = get_lane(m, i);
+        uint64_t n = lane == NULL ? 0 : count_lane(lane);
+        char name[MM_LANES_NAME_LEN] = "by earlier routes";
+        if (n > 0 && i != MM_METRICS_LANE_OLD) {
+            mm_lanes_copy_name(m->names, i, name);
+        }
         if (n > 0) {
             fprintf(p->out, "%s{kafka_topic=\"", p->name);
-            label_value(p->out, m->lanes[i].kafka_topic);
+            label_value(p->out, name);
             fprintf(p->out, "\"} %" PRIu64 "\n", n);
         }
     }

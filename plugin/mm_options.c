@@ -1,6 +1,7 @@
 #include "mm_options.h"
 
 #include "mm_config.h"
+#include "mm_lanes.h"
 #include "mm_property.h"
 #include "mm_route.h"
 
@@ -97,6 +98,11 @@ static const struct mm_option_def defs[] = {
         .meaning = "Messages that match one of the MQTT topic filters go to this Kafka topic "
                    "([Routes](#routes)). May be given several times: the first one that matches "
                    "counts.",
+    },
+    {
+        .name = "kafka_topics_max", .fallback = "100", .type = MM_TYPE_NUMBER,
+        FIELD(kafka_topics_max), .min = 1, .max = MM_LANES_MAX,
+        .meaning = "How many Kafka topics `kafka_topic` and the routes may lead to together.",
     },
     {
         .name = "kafka_workers", .fixed = true, .fallback = "1", .type = MM_TYPE_NUMBER,

@@ -3,9 +3,11 @@
 #include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_error.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
 #include "mm_parkdir.h"
 #include "mm_record.h"
+#include "mm_route.h"
 #include "mm_worker.h"
 
 #include <errno.h>
@@ -18,7 +20,9 @@
 #include <string.h>
 #include <time.h>
 
+/* All lanes may be parked at the same time, each with a segment or two. */
 #define SEGMENTS_PER_LIMIT 32
+#define SEGMENTS_PER_LANE 4
 #define SEGMENT_UNIT (UINT64_C(32) * 1024)
 #define SEGMENT_MAX (UINT64_C(1024) * 1024)
 
@@ -36,7 +40,7 @@ struct shelf
 {
     char name[256];          /* in mm_parkdir.h */
     const char *kafka_topic; /* for people */
-    uint32_t block;          /* of the metrics */
+    uint32_t lane;           /* MM_METRICS_LANE_OLD: by other routes */
     struct mm_spool *spool;  /* NULL: there is none */
 
     /* the thread's */
@@ -65,9 +69,9 @@ struct lane
 struct mm_park
 {
     struct mm_park_options opts;
-    struct mm_parkdir *dir; /* NULL: in memory */
-    uint32_t n_lanes;
-    struct lane lanes[MM_ROUTE_LANES_MAX];
+    struct mm_parkdir *dir;                     /* NULL: in memory */
+    _Atomic(struct lane *) lanes[MM_LANES_MAX]; /* NULL: it was never parked; made under lock */
+    _Atomic uint32_t n_tries;                   /* lanes whose workers have a producer */
 
     /* parked by other routes; the thread's once it is started */
     struct shelf *old;
@@ -94,19 +98,11 @@ struct mm_park
 /* --- logs ---------------------------------------------------------------------------------------
  */
 
-uint32_t mm_park_topics(const struct mm_config *config, const char *topics[MM_ROUTE_LANES_MAX + 1])
+static uint32_t segment_bytes(const struct mm_config *config)
 {
-    uint32_t n = mm_route_n_lanes(config);
-    for (uint32_t i = 0; i < n; i++) {
-        topics[i] = mm_route_kafka_topic(config, i);
-    }
-    topics[n] = "by earlier routes";
-    return n + 1;
-}
-
-static uint32_t segment_bytes(uint64_t max_bytes)
-{
-    uint64_t size = max_bytes / SEGMENTS_PER_LIMIT / SEGMENT_UNIT * SEGMENT_UNIT;
+    uint64_t n = (uint64_t)SEGMENTS_PER_LANE * mm_route_n_possible(config);
+    n = n < SEGMENTS_PER_LIMIT ? SEGMENTS_PER_LIMIT : n;
+    uint64_t size = config->spool_max_bytes / n / SEGMENT_UNIT * SEGMENT_UNIT;
     size = size < SEGMENT_UNIT ? SEGMENT_UNIT : size;
     return (uint32_t)(size > SEGMENT_MAX ? SEGMENT_MAX : size);
 }
@@ -123,7 +119,7 @@ static int open_log(struct mm_park *p,
     struct mm_spool_options opts = {
         .max_bytes = config->spool_max_bytes,
         /* Nothing is added to an old one. */
-        .segment_bytes = old ? (uint32_t)SEGMENT_UNIT : segment_bytes(config->spool_max_bytes),
+        .segment_bytes = old ? (uint32_t)SEGMENT_UNIT : segment_bytes(config),
         .n_readers = 1,
         .manual = true,
         .budget = p->opts.budget,
@@ -173,7 +169,7 @@ static void tell_metrics(struct mm_park *p, struct lane *lane)
         n = n_to_take(lane->shelf.spool);
         n_lost += stats.n_lost;
     }
-    mm_metrics_park_set(p->opts.metrics, lane->shelf.block, n - n_double, n_lost, stats.used_bytes);
+    mm_metrics_park_set(p->opts.metrics, lane->shelf.lane, n - n_double, n_lost, stats.used_bytes);
 }
 
 static void tell_metrics_of_old(struct mm_park *p)
@@ -188,7 +184,7 @@ static void tell_metrics_of_old(struct mm_park *p)
         n_lost += stats.n_lost;
         n_bytes += stats.used_bytes;
     }
-    mm_metrics_park_set(p->opts.metrics, p->n_lanes, n, n_lost, n_bytes);
+    mm_metrics_park_set(p->opts.metrics, MM_METRICS_LANE_OLD, n, n_lost, n_bytes);
 }
 
 /* --- for workers --------------------------------------------------------------------------------
@@ -200,14 +196,66 @@ bool mm_park_comes_first(const struct mm_park *p)
     return atomic_load_explicit(&p->comes_first, memory_order_acquire);
 }
 
+/* NULL: it was never parked. */
+static struct lane *get_lane(const struct mm_park *p, uint32_t i)
+{
+    return atomic_load_explicit(&p->lanes[i], memory_order_acquire);
+}
+
 bool mm_park_is_parked(const struct mm_park *p, uint32_t lane)
 {
-    return atomic_load_explicit(&p->lanes[lane].parked, memory_order_acquire);
+    const struct lane *l = get_lane(p, lane);
+    return l != NULL && atomic_load_explicit(&l->parked, memory_order_acquire);
 }
 
 uint64_t mm_park_epoch(const struct mm_park *p, uint32_t lane)
 {
-    return atomic_load_explicit(&p->lanes[lane].epoch, memory_order_acquire);
+    const struct lane *l = get_lane(p, lane);
+    return l == NULL ? 0 : atomic_load_explicit(&l->epoch, memory_order_acquire);
+}
+
+/* A lane, with its block of the metrics. NULL: no memory. */
+static struct lane *new_lane(struct mm_park *p, uint32_t i)
+{
+    struct lane *lane = calloc(1, sizeof *lane);
+    if (lane == NULL || mm_metrics_park(p->opts.metrics, i) == NULL) {
+        free(lane);
+        return NULL;
+    }
+    pthread_mutex_init(&lane->lock, NULL);
+    lane->shelf.kafka_topic = mm_lanes_name(p->opts.lanes, i);
+    lane->shelf.lane = i;
+    snprintf(lane->shelf.name, sizeof lane->shelf.name, "%s", lane->shelf.kafka_topic);
+    return lane;
+}
+
+/* The lane, made if there is none. NULL: no memory. */
+static struct lane *make_lane(struct mm_park *p, uint32_t i)
+{
+    struct lane *lane = get_lane(p, i);
+    if (lane == NULL) {
+        pthread_mutex_lock(&p->lock);
+        lane = get_lane(p, i);
+        lane = lane == NULL ? new_lane(p, i) : lane;
+        atomic_store_explicit(&p->lanes[i], lane, memory_order_release);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return lane;
+}
+
+bool mm_park_enter(struct mm_park *p)
+{
+    uint32_t n = atomic_load_explicit(&p->n_tries, memory_order_relaxed);
+    while (n < MM_PARK_TRIES_MAX &&
+           !atomic_compare_exchange_weak_explicit(&p->n_tries, &n, n + 1, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+    }
+    return n < MM_PARK_TRIES_MAX;
+}
+
+void mm_park_leave(struct mm_park *p)
+{
+    atomic_fetch_sub_explicit(&p->n_tries, 1, memory_order_relaxed);
 }
 
 static void wake(struct mm_park *p)
@@ -324,9 +372,12 @@ int mm_park_add(struct mm_park *p,
                 const char *id,
                 const char *reason)
 {
-    struct lane *l = &p->lanes[lane];
     if (reason == NULL && !mm_park_is_parked(p, lane)) {
         return MM_EAGAIN; /* without the lock: the log may just be being closed */
+    }
+    struct lane *l = make_lane(p, lane);
+    if (l == NULL) {
+        return MM_ENOMEM;
     }
     pthread_mutex_lock(&l->lock);
     bool had_log = l->shelf.spool != NULL;
@@ -341,7 +392,7 @@ int mm_park_add(struct mm_park *p,
 
 int mm_park_sync(struct mm_park *p, uint32_t lane, uint64_t epoch)
 {
-    struct lane *l = &p->lanes[lane];
+    struct lane *l = get_lane(p, lane); /* something was added to it: it is there */
     pthread_mutex_lock(&l->lock);
     struct mm_spool *spool = l->closing ? NULL : l->shelf.spool;
     l->n_syncing += spool != NULL;
@@ -361,7 +412,7 @@ int mm_park_sync(struct mm_park *p, uint32_t lane, uint64_t epoch)
 
 void mm_park_note_doubles(struct mm_park *p, uint32_t lane, uint64_t n)
 {
-    struct lane *l = &p->lanes[lane];
+    struct lane *l = get_lane(p, lane); /* the same */
     pthread_mutex_lock(&l->lock);
     atomic_fetch_add_explicit(&l->n_double, n, memory_order_relaxed);
     tell_metrics(p, l);
@@ -370,8 +421,8 @@ void mm_park_note_doubles(struct mm_park *p, uint32_t lane, uint64_t n)
 
 bool mm_park_take_double(struct mm_park *p, uint32_t lane)
 {
-    struct lane *l = &p->lanes[lane];
-    if (atomic_load_explicit(&l->n_double, memory_order_relaxed) == 0) {
+    struct lane *l = get_lane(p, lane);
+    if (l == NULL || atomic_load_explicit(&l->n_double, memory_order_relaxed) == 0) {
         return false;
     }
     pthread_mutex_lock(&l->lock);
@@ -386,8 +437,13 @@ bool mm_park_take_double(struct mm_park *p, uint32_t lane)
 
 void mm_park_info(struct mm_park *p, uint32_t lane, struct mm_park_info *out)
 {
-    struct lane *l = &p->lanes[lane];
-    struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, l->shelf.block);
+    struct lane *l = get_lane(p, lane);
+    if (l == NULL) {
+        *out =
+            (struct mm_park_info){.kafka_topic = mm_lanes_name(p->opts.lanes, lane), .error = ""};
+        return;
+    }
+    struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, lane);
     const char *error = atomic_load_explicit(&l->error, memory_order_relaxed);
     *out = (struct mm_park_info){.kafka_topic = l->shelf.kafka_topic,
                                  .parked = mm_park_is_parked(p, lane),
@@ -433,14 +489,16 @@ static void start_worker(struct mm_park *p,
     }
     struct mm_worker_options opts = {
         .role = role,
+        .lane = shelf->lane,
         .first_try_s = shelf->first_try_s,
         .kafka_topic = shelf->kafka_topic,
         .config = p->opts.config,
         .format = p->opts.format,
+        .lanes = p->opts.lanes,
         .spool = shelf->spool,
         .main = p->opts.spool,
         .park = p,
-        .metrics = mm_metrics_park(p->opts.metrics, shelf->block),
+        .metrics = mm_metrics_park(p->opts.metrics, shelf->lane),
         .dead = p->opts.dead,
         .log = p->opts.log,
     };
@@ -489,7 +547,7 @@ static bool end_worker(struct mm_park *p, struct shelf *shelf, pthread_mutex_t *
 /* The log of a shelf is gone, and its worker: nothing is taken or held. */
 static void reset_block(struct mm_park *p, const struct shelf *shelf)
 {
-    struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, shelf->block);
+    struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, shelf->lane);
     mm_gauge_set(&m->taken, 0);
     mm_gauge_set(&m->held, 0);
     mm_gauge_set(&m->oldest_ms, 0);
@@ -622,8 +680,11 @@ static void stop_workers(struct mm_park *p)
     for (size_t i = 0; i < p->n_old; i++) {
         stop_worker(&p->old[i], until_ns);
     }
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        stop_worker(&p->lanes[i].shelf, until_ns);
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        const struct lane *lane = get_lane(p, i);
+        if (lane != NULL) {
+            stop_worker(&lane->shelf, until_ns);
+        }
     }
 }
 
@@ -639,8 +700,10 @@ static void *park_main(void *arg)
             stop_workers(p);
         }
         busy = keep_old(p, stop);
-        for (uint32_t i = 0; i < p->n_lanes; i++) {
-            busy = keep_lane(p, &p->lanes[i], stop) || busy;
+        uint32_t n = mm_lanes_n(p->opts.lanes);
+        for (uint32_t i = 0; i < n; i++) {
+            struct lane *lane = get_lane(p, i);
+            busy = (lane != NULL && keep_lane(p, lane, stop)) || busy;
         }
     }
     return NULL;
@@ -665,21 +728,27 @@ static void log_found(struct mm_park *p, const struct shelf *shelf, bool old)
                      : "the topic is tried again");
 }
 
-/* The shelf that a log found belongs to. */
+/* The shelf that a log found belongs to. NULL: no memory. */
 static struct shelf *shelf_for(struct mm_park *p, const struct mm_parkdir_log *log)
 {
-    if (log->age > 0) {
-        struct shelf *shelf = &p->old[p->n_old];
-        shelf->block = p->n_lanes;
-        shelf->kafka_topic = log->kafka_topic;
-        snprintf(shelf->name, sizeof shelf->name, "%s", log->name);
-        return shelf;
+    if (log->age == 0) {
+        struct lane *lane = make_lane(p, log->lane);
+        return lane == NULL ? NULL : &lane->shelf;
     }
-    uint32_t lane = 0;
-    while (strcmp(mm_route_kafka_topic(p->opts.config, lane), log->kafka_topic) != 0) {
-        lane++; /* mm_parkdir_open() has seen to it that there is one */
+    if (mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD) == NULL) {
+        return NULL;
     }
-    return &p->lanes[lane].shelf;
+    struct shelf *shelf = &p->old[p->n_old];
+    shelf->lane = MM_METRICS_LANE_OLD;
+    shelf->kafka_topic = log->kafka_topic;
+    snprintf(shelf->name, sizeof shelf->name, "%s", log->name);
+    return shelf;
+}
+
+static int no_memory(char *errstr, size_t errstr_len)
+{
+    snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+    return MM_ENOMEM;
 }
 
 static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
@@ -688,13 +757,13 @@ static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
     const struct mm_parkdir_log *logs = mm_parkdir_logs(p->dir, &n_logs);
     p->old = calloc(n_logs + 1, sizeof *p->old);
     if (p->old == NULL) {
-        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
-        return MM_ENOMEM;
+        return no_memory(errstr, errstr_len);
     }
     for (size_t i = 0; i < n_logs; i++) {
         struct shelf *shelf = shelf_for(p, &logs[i]);
         bool old = logs[i].age > 0;
-        int err = open_log(p, shelf, old, errstr, errstr_len);
+        int err = shelf == NULL ? no_memory(errstr, errstr_len)
+                                : open_log(p, shelf, old, errstr, errstr_len);
         if (err != 0) {
             return err;
         }
@@ -706,7 +775,7 @@ static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
         if (old) {
             p->n_old++;
         } else {
-            struct lane *lane = &p->lanes[shelf->block];
+            struct lane *lane = get_lane(p, shelf->lane);
             atomic_store_explicit(&lane->parked, true, memory_order_relaxed);
             tell_metrics(p, lane);
         }
@@ -727,9 +796,6 @@ static void init_locks(struct mm_park *p)
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->dir_lock, NULL);
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        pthread_mutex_init(&p->lanes[i].lock, NULL);
-    }
 }
 
 int mm_park_open(const struct mm_park_options *opts,
@@ -740,20 +806,12 @@ int mm_park_open(const struct mm_park_options *opts,
     *out = NULL;
     struct mm_park *p = calloc(1, sizeof *p);
     if (p == NULL) {
-        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
-        return MM_ENOMEM;
+        return no_memory(errstr, errstr_len);
     }
     p->opts = *opts;
-    p->n_lanes = mm_route_n_lanes(opts->config);
     init_locks(p);
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        struct shelf *shelf = &p->lanes[i].shelf;
-        shelf->kafka_topic = mm_route_kafka_topic(opts->config, i);
-        shelf->block = i;
-        snprintf(shelf->name, sizeof shelf->name, "%s", shelf->kafka_topic);
-    }
     if (opts->config->spool_dir != NULL) {
-        int err = mm_parkdir_open(opts->config, &p->dir, errstr, errstr_len);
+        int err = mm_parkdir_open(opts->config, opts->lanes, &p->dir, errstr, errstr_len);
         if (err == 0) {
             err = open_found(p, errstr, errstr_len);
         }
@@ -769,7 +827,7 @@ int mm_park_open(const struct mm_park_options *opts,
 /* Can there be anything to do? */
 static bool has_work(const struct mm_park *p)
 {
-    return p->n_lanes > 1 || p->n_old > 0 || p->lanes[0].shelf.spool != NULL;
+    return mm_route_n_possible(p->opts.config) > 1 || p->n_old > 0 || get_lane(p, 0) != NULL;
 }
 
 int mm_park_start(struct mm_park *p, char *errstr, size_t errstr_len)
@@ -845,9 +903,9 @@ static bool for_workers(struct mm_park *p, bool (*fn)(struct shelf *shelf, void 
     for (size_t i = p->next_old; i < p->n_old; i++) {
         all = (p->old[i].worker == NULL || fn(&p->old[i], arg)) && all;
     }
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        struct shelf *shelf = &p->lanes[i].shelf;
-        all = (shelf->worker == NULL || fn(shelf, arg)) && all;
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        struct lane *lane = get_lane(p, i);
+        all = (lane == NULL || lane->shelf.worker == NULL || fn(&lane->shelf, arg)) && all;
     }
     return all;
 }
@@ -947,10 +1005,24 @@ bool mm_park_join(struct mm_park *p, uint32_t timeout_ms)
     for (size_t i = 0; i < p->n_old; i++) {
         all = join_worker(&p->old[i], until_ns) && all;
     }
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        all = join_worker(&p->lanes[i].shelf, until_ns) && all;
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        struct lane *lane = get_lane(p, i);
+        all = (lane == NULL || join_worker(&lane->shelf, until_ns)) && all;
     }
     return all;
+}
+
+static void free_lane(struct mm_park *p, struct lane *lane)
+{
+    if (lane == NULL) {
+        return;
+    }
+    if (lane->shelf.spool != NULL) {
+        close_log(p, &lane->shelf);
+    }
+    free(lane->props);
+    pthread_mutex_destroy(&lane->lock);
+    free(lane);
 }
 
 void mm_park_close(struct mm_park *p)
@@ -961,13 +1033,8 @@ void mm_park_close(struct mm_park *p)
     for (size_t i = p->next_old; i < p->n_old; i++) {
         close_log(p, &p->old[i]);
     }
-    for (uint32_t i = 0; i < p->n_lanes; i++) {
-        struct lane *lane = &p->lanes[i];
-        if (lane->shelf.spool != NULL) {
-            close_log(p, &lane->shelf);
-        }
-        free(lane->props);
-        pthread_mutex_destroy(&lane->lock);
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        free_lane(p, get_lane(p, i));
     }
     pthread_cond_destroy(&p->cond);
     pthread_mutex_destroy(&p->lock);

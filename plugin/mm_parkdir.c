@@ -2,6 +2,7 @@
 
 #include "mm_config.h"
 #include "mm_error.h"
+#include "mm_lanes.h"
 #include "mm_route.h"
 
 #include <dirent.h>
@@ -188,20 +189,24 @@ static int compare_logs(const void *a, const void *b)
                             : strcmp(x->kafka_topic, y->kafka_topic);
 }
 
-static bool has_lane(const struct mm_config *config, const char *kafka_topic)
+/* The lane that the present routes give a Kafka topic which they parked. False: they do not. */
+static bool find_lane(const struct mm_config *config,
+                      struct mm_lanes *lanes,
+                      const char *kafka_topic,
+                      uint32_t *lane)
 {
-    for (uint32_t i = 0; i < mm_route_n_lanes(config); i++) {
-        if (strcmp(mm_route_kafka_topic(config, i), kafka_topic) == 0) {
-            return true;
-        }
+    bool known = mm_route_n_possible(config) > mm_route_n_lanes(config);
+    for (uint32_t i = 0; !known && i < mm_route_n_lanes(config); i++) {
+        known = strcmp(mm_route_kafka_topic(config, i), kafka_topic) == 0;
     }
-    return false;
+    return known && mm_lanes_get(lanes, kafka_topic, strlen(kafka_topic), lane) == 0;
 }
 
 /* The routes have changed: mark what was parked by those before. */
 static int make_old(struct mm_parkdir *d,
                     int dir_fd,
                     const struct mm_config *config,
+                    struct mm_lanes *lanes,
                     bool same,
                     char *errstr,
                     size_t errstr_len)
@@ -212,7 +217,7 @@ static int make_old(struct mm_parkdir *d,
     }
     for (size_t i = 0; i < d->n_logs; i++) {
         struct mm_parkdir_log *log = &d->logs[i];
-        if (log->age != 0 || (same && has_lane(config, log->kafka_topic))) {
+        if (log->age != 0 || (same && find_lane(config, lanes, log->kafka_topic, &log->lane))) {
             continue;
         }
         char name[sizeof log->name + 24];
@@ -237,6 +242,7 @@ static int make_old(struct mm_parkdir *d,
 static int look(struct mm_parkdir *d,
                 int dir_fd,
                 const struct mm_config *config,
+                struct mm_lanes *lanes,
                 char *errstr,
                 size_t errstr_len)
 {
@@ -250,7 +256,7 @@ static int look(struct mm_parkdir *d,
         return err;
     }
     bool same = same_routes(d, dir_fd);
-    err = make_old(d, dir_fd, config, same, errstr, errstr_len);
+    err = make_old(d, dir_fd, config, lanes, same, errstr, errstr_len);
     if (err == 0 && !same && write_routes(d, dir_fd) != 0) {
         err = fail(d, "ROUTES cannot be written", errstr, errstr_len);
     }
@@ -262,6 +268,7 @@ static int look(struct mm_parkdir *d,
 }
 
 int mm_parkdir_open(const struct mm_config *config,
+                    struct mm_lanes *lanes,
                     struct mm_parkdir **out,
                     char *errstr,
                     size_t errstr_len)
@@ -278,7 +285,7 @@ int mm_parkdir_open(const struct mm_config *config,
     int err = 0;
     int fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0) {
-        err = look(d, fd, config, errstr, errstr_len);
+        err = look(d, fd, config, lanes, errstr, errstr_len);
         close(fd);
     } else if (errno == ENOTDIR || errno == ELOOP) {
         snprintf(errstr, errstr_len, "\"%s\": expected a directory, found something else", d->path);

@@ -10,9 +10,9 @@
 #include "mm_filter.h"
 #include "mm_http.h"
 #include "mm_kafka.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
-#include "mm_park.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
 #include "mm_version.h"
@@ -61,6 +61,7 @@ struct mm
     struct mm_spool_budget budget; /* of the spool and of what is parked */
     struct mm_spool *spool;
     struct mm_dead *dead;
+    struct mm_lanes *lanes;
     struct mm_metrics *metrics;
     struct mm_http *http;
     struct mm_sender *sender;
@@ -402,6 +403,7 @@ static int new_sender(struct mm *mm, char *errstr, size_t errstr_len)
         .config = mm->config,
         .spool = mm->spool,
         .budget = &mm->budget,
+        .lanes = mm->lanes,
         .metrics = mm->metrics,
         .dead = mm->dead,
         .log = mm->log,
@@ -424,20 +426,21 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
         .writer = config->spool_writer,
         .budget = &mm->budget,
     };
-    const char *park_topics[MM_ROUTE_LANES_MAX + 1];
     struct mm_metrics_info info = {
         .version = MM_VERSION,
         .librdkafka = mm_kafka_version(),
         .mosquitto = mm->broker_2_1 ? "2.1" : "2.0",
         .n_workers = config->kafka_workers,
         .sync_always = config->spool_sync == MM_SPOOL_SYNC_ALWAYS,
-        .n_lanes = mm_park_topics(config, park_topics),
-        .kafka_topics = park_topics,
     };
     mm->budget.max_bytes = config->spool_max_bytes;
     snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
     int err = mm_log_new(config->log_level, &mm->log);
     if (err == 0) {
+        err = mm_lanes_new(&mm->lanes);
+    }
+    if (err == 0) {
+        info.lanes = mm->lanes;
         err = mm_metrics_new(&info, &mm->metrics);
     }
     if (err == 0) {
@@ -511,6 +514,7 @@ static void stop_all(struct mm *mm, uint32_t drain_ms)
     mm_spool_close(mm->spool);
     mm_dead_close(mm->dead);
     mm_metrics_free(mm->metrics);
+    mm_lanes_free(mm->lanes);
     mm_log_free(mm->log);
     mm_config_free(mm->config);
     free(mm);

@@ -3,6 +3,7 @@
 #include "mm_config.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_lanes.h"
 #include "mm_text.h"
 
 #include <assert.h>
@@ -26,6 +27,11 @@ uint32_t mm_route_lane(const struct mm_config *config, const char *topic, size_t
 uint32_t mm_route_n_lanes(const struct mm_config *config)
 {
     return 1 + (uint32_t)config->n_route_topics;
+}
+
+uint32_t mm_route_n_possible(const struct mm_config *config)
+{
+    return mm_route_n_lanes(config);
 }
 
 const char *mm_route_kafka_topic(const struct mm_config *config, uint32_t lane)
@@ -126,7 +132,7 @@ static int find_lane(struct mm_config *config, const char *kafka_topic, uint32_t
             return 0;
         }
     }
-    if (mm_route_n_lanes(config) == MM_ROUTE_LANES_MAX) {
+    if (mm_route_n_lanes(config) == MM_LANES_MAX) {
         return MM_EFULL;
     }
     char **topics = realloc(config->route_topics, (n + 1) * sizeof *topics);
@@ -207,7 +213,7 @@ int mm_route_add(struct mm_config *config, const char *text, char *errstr, size_
         rc = append(config, list, filters, kafka_topic);
         if (rc == MM_EFULL) {
             snprintf(errstr, errstr_len, "kafka_topic and the routes before name %d Kafka topics",
-                     MM_ROUTE_LANES_MAX);
+                     MM_LANES_MAX);
             rc = MM_EINVAL;
         }
         if (rc != 0) {

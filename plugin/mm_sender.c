@@ -4,6 +4,7 @@
 #include "mm_config.h"
 #include "mm_error.h"
 #include "mm_format.h"
+#include "mm_lanes.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
 #include "mm_spool.h"
@@ -31,6 +32,7 @@ static int open_park(struct mm_sender *s, char *errstr, size_t errstr_len)
         .format = s->format,
         .spool = s->opts.spool,
         .budget = s->opts.budget,
+        .lanes = s->opts.lanes,
         .metrics = s->opts.metrics,
         .dead = s->opts.dead,
         .log = s->opts.log,
@@ -51,7 +53,10 @@ int mm_sender_new(const struct mm_sender_options *opts,
         return MM_ENOMEM;
     }
     s->opts = *opts;
-    int err = mm_format_new(config->json_topic_name, config->json_content_name, &s->format);
+    int err = mm_lanes_reset(opts->lanes, config);
+    if (err == 0) {
+        err = mm_format_new(config->json_topic_name, config->json_content_name, &s->format);
+    }
     if (err == 0) {
         err = open_park(s, errstr, errstr_len);
     }
@@ -69,6 +74,7 @@ static int start_worker(struct mm_sender *s, uint32_t k, char *errstr, size_t er
         .index = k,
         .config = s->opts.config,
         .format = s->format,
+        .lanes = s->opts.lanes,
         .spool = s->opts.spool,
         .park = s->park,
         .metrics = mm_metrics_worker(s->opts.metrics, k),

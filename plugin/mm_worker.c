@@ -7,6 +7,7 @@
 #include "mm_error.h"
 #include "mm_format.h"
 #include "mm_kafka.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
@@ -87,17 +88,17 @@ enum asked {
     ASKED_TO_SETTLE, /* send nothing more, await what is in flight, and end */
 };
 
-/* A Kafka topic. */
+/* A Kafka topic, of mm_lanes.h. */
 struct lane
 {
-    const char *kafka_topic;
-    uint64_t until_ns;   /* blocked: until then at most */
-    bool blocked;        /* takes nothing just now; its entries are skipped */
-    bool parked;         /* its records go to its log, as long as that takes them */
-    const char *refused; /* why it is to be parked after the drain; NULL: it is not */
-    uint64_t n_copied;   /* entries that are in its log and not yet known to be on the disk */
-    uint64_t epoch;      /* of mm_park.h, when the first of them was copied */
-    uint32_t resync_s;   /* pause after the last sync that failed */
+    const char *kafka_topic; /* NULL: no record for it was seen yet */
+    uint64_t until_ns;       /* blocked: until then at most */
+    bool blocked;            /* takes nothing just now; its entries are skipped */
+    bool parked;             /* its records go to its log, as long as that takes them */
+    const char *refused;     /* why it is to be parked after the drain; NULL: it is not */
+    uint64_t n_copied;       /* entries that are in its log and not yet known to be on the disk */
+    uint64_t epoch;          /* of mm_park.h, when the first of them was copied */
+    uint32_t resync_s;       /* pause after the last sync that failed */
 };
 
 struct mm_worker
@@ -121,9 +122,12 @@ struct mm_worker
     struct mm_window win;
     uint64_t suspect_end; /* entries before it are sent one by one */
     uint64_t n_in_flight;
-    struct lane lanes[MM_ROUTE_LANES_MAX];
-    uint32_t n_lanes;
+    struct lane *lanes;  /* the first one has the number first_lane */
+    uint32_t first_lane; /* 0, or the only one that there is */
+    uint32_t max_lanes;  /* that there can be */
+    uint32_t n_lanes;    /* all that were seen are before it */
     uint32_t n_blocked;
+    bool entered;        /* mm_park_enter(): may have a producer */
     bool released;       /* nothing is to be sent before what we have */
     uint64_t sync_at_ns; /* what was copied is to be synced then */
 
@@ -201,15 +205,31 @@ static void set_state(struct mm_worker *w, enum mm_worker_state state)
 /* --- lanes --------------------------------------------------------------------------------------
  */
 
-static uint32_t lane_of(const struct mm_worker *w, const struct mm_record *rec)
+/* A record for this Kafka topic is seen: is it the first? Returns the lane's place in w->lanes. */
+static uint32_t know_lane(struct mm_worker *w, uint32_t number)
 {
-    return w->n_lanes == 1 ? 0 : mm_route_lane(w->opts.config, rec->topic, rec->topic_len);
+    uint32_t i = number - w->first_lane;
+    struct lane *lane = &w->lanes[i];
+    if (lane->kafka_topic == NULL) {
+        struct mm_park *park = w->opts.role == MM_ROLE_LANE ? NULL : w->opts.park;
+        lane->kafka_topic = mm_lanes_name(w->opts.lanes, number);
+        lane->parked = park != NULL && mm_park_is_parked(park, number);
+        w->n_lanes = i < w->n_lanes ? w->n_lanes : i + 1;
+    }
+    return i;
+}
+
+static uint32_t lane_of(struct mm_worker *w, const struct mm_record *rec)
+{
+    return know_lane(w, w->max_lanes == 1
+                            ? w->first_lane
+                            : mm_route_lane(w->opts.config, rec->topic, rec->topic_len));
 }
 
 /* Can a lane be parked alone? */
 static bool parks_lanes(const struct mm_worker *w)
 {
-    return w->opts.park != NULL && w->opts.role != MM_ROLE_LANE && w->n_lanes > 1;
+    return w->opts.park != NULL && w->opts.role != MM_ROLE_LANE && w->max_lanes > 1;
 }
 
 static const char *kafka_topic_of(const struct mm_worker *w, const struct mm_entry *e)
@@ -238,6 +258,12 @@ static void unblock(struct mm_worker *w, uint32_t lane)
     }
 }
 
+/* Can nothing be sent, whatever comes? */
+static bool all_blocked(const struct mm_worker *w)
+{
+    return w->n_blocked == w->max_lanes;
+}
+
 static void unblock_all(struct mm_worker *w)
 {
     for (uint32_t i = 0; w->n_blocked > 0; i++) {
@@ -263,7 +289,7 @@ static bool is_repeat(struct mm_worker *w, uint32_t lane)
 {
     const struct mm_worker_options *o = &w->opts;
     if (mm_spool_take_repeat(o->spool) || (o->main != NULL && mm_spool_take_repeat(o->main)) ||
-        (o->park != NULL && mm_park_take_double(o->park, lane))) {
+        (o->park != NULL && mm_park_take_double(o->park, w->first_lane + lane))) {
         mm_counter_add(&w->m->repeated, 1);
         return true;
     }
@@ -809,6 +835,7 @@ static bool release(struct mm_worker *w)
     if (park != NULL && w->opts.role == MM_ROLE_MAIN && mm_park_comes_first(park)) {
         return false;
     }
+    /* Of those that were seen before, to be dropped. */
     for (uint32_t i = 0; park != NULL && w->opts.role != MM_ROLE_LANE && i < w->n_lanes; i++) {
         w->lanes[i].parked = mm_park_is_parked(park, i);
     }
@@ -915,7 +942,7 @@ static uint32_t send_some(struct mm_worker *w,
 {
     uint32_t sent = 0;
     unblock_due(w);
-    *blocked = w->n_blocked == w->n_lanes;
+    *blocked = all_blocked(w);
     while (sent < n && !*blocked && !w->failed) {
         struct mm_record rec;
         int err = next_record(w, end, &rec);
@@ -932,10 +959,16 @@ static uint32_t send_some(struct mm_worker *w,
             sent++;
             w->win.next += !w->failed;
         } else {
-            *blocked = err != MM_EAGAIN || w->n_blocked == w->n_lanes;
+            *blocked = err != MM_EAGAIN || all_blocked(w);
         }
     }
     return sent;
+}
+
+/* Is kafka_topic parked, which has lane 0? */
+static bool default_is_parked(const struct mm_worker *w)
+{
+    return w->opts.park != NULL && mm_park_is_parked(w->opts.park, 0);
 }
 
 /* The Go program's sign of life; see README. The client keeps it until Kafka is there. */
@@ -945,7 +978,7 @@ static void send_test_message(struct mm_worker *w)
     bool own_topic = config->kafka_test_topic != NULL;
     w->test_sent = true;
     if (!config->kafka_test_message || (own_topic && w->opts.index != 0) ||
-        w->opts.role != MM_ROLE_MAIN || (!own_topic && w->lanes[0].parked)) {
+        w->opts.role != MM_ROLE_MAIN || (!own_topic && default_is_parked(w))) {
         return;
     }
     const char *text =
@@ -999,6 +1032,24 @@ static void end_producer(struct mm_worker *w, struct mm_kafka **kafka, uint32_t 
     w->n_errors_before += mm_kafka_n_errors(*kafka);
     mm_kafka_close(*kafka, wait_ms);
     *kafka = NULL;
+}
+
+/* Of the workers of parked lanes only some have producers. False: not now. */
+static bool may_have_producer(struct mm_worker *w)
+{
+    if (w->opts.role == MM_ROLE_LANE && w->opts.park != NULL && !w->entered) {
+        w->entered = mm_park_enter(w->opts.park);
+        return w->entered;
+    }
+    return true;
+}
+
+static void leave(struct mm_worker *w)
+{
+    if (w->entered) {
+        mm_park_leave(w->opts.park);
+        w->entered = false;
+    }
 }
 
 static void pause_for(struct mm_worker *w, enum mm_worker_state state, uint64_t ms)
@@ -1134,6 +1185,7 @@ static void end_drain(struct mm_worker *w)
     unblock_all(w);
     mm_window_go_back(&w->win); /* to the oldest record that is not finished */
     if (parked) {
+        leave(w);
         park(w);
     } else if (unburied) {
         w->bury_s = longer_pause(w->bury_s);
@@ -1245,6 +1297,9 @@ static uint32_t step_paused(struct mm_worker *w)
         return PAUSE_POLL_MS;
     }
     char errstr[256];
+    if (!may_have_producer(w)) {
+        return PAUSE_POLL_MS;
+    }
     if (w->suspect_end > w->win.low) {
         if (!release(w)) {
             return PAUSE_POLL_MS;
@@ -1521,6 +1576,7 @@ static void end_all(struct mm_worker *w)
     set_state(w, MM_WORKER_DRAINING);
     end_producer(w, &w->kafka, 500); /* reports that come now still count */
     end_producer(w, &w->single, 100);
+    leave(w);
     end_copies(w); /* after all that may make a dead letter */
     sync_copied(w, true);
     advance_low(w);
@@ -1532,6 +1588,7 @@ static void end_all(struct mm_worker *w)
 static void end_for_now(struct mm_worker *w)
 {
     end_producers(w);
+    leave(w);
     end_copies(w);
     sync_copied(w, true);
     mm_window_go_back(&w->win);
@@ -1571,20 +1628,29 @@ static void free_worker(struct mm_worker *w)
 {
     mm_dead_topic_close(w->dead_topic, 0);
     mm_window_fini(&w->win);
+    free(w->lanes);
     free(w->value);
     free(w);
 }
 
-/* Which Kafka topics the settings lead to. */
-static void set_lanes(struct mm_worker *w)
+/* Room for what is known of the Kafka topics that the settings may lead to. Errors: MM_ENOMEM. */
+static int set_lanes(struct mm_worker *w, char *errstr, size_t errstr_len)
 {
-    memset(w->lanes, 0, sizeof w->lanes);
+    bool one = w->opts.role == MM_ROLE_LANE;
+    uint32_t n = mm_route_n_possible(w->opts.config);
+    uint32_t n_now = mm_lanes_n(w->opts.lanes);
+    free(w->lanes);
+    w->first_lane = one ? w->opts.lane : 0;
+    w->max_lanes = one ? 1 : n > n_now ? n : n_now;
+    w->lanes = calloc(w->max_lanes, sizeof *w->lanes);
+    w->n_lanes = 0;
     w->n_blocked = 0;
     w->released = false;
-    w->n_lanes = mm_route_n_lanes(w->opts.config);
-    for (uint32_t i = 0; i < w->n_lanes; i++) {
-        w->lanes[i].kafka_topic = mm_route_kafka_topic(w->opts.config, i);
+    if (w->lanes == NULL) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        return MM_ENOMEM;
     }
+    return 0;
 }
 
 /* What is known before the thread runs. */
@@ -1602,7 +1668,6 @@ static void init_worker(struct mm_worker *w, const struct mm_worker_options *opt
     read_clocks(w);
     w->busy_ns = w->now_ns;
     w->seed = (unsigned int)w->now_ns;
-    set_lanes(w);
     /* The block may have been another worker's. */
     w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
     show_evicted(w); /* by earlier processes */
@@ -1686,7 +1751,10 @@ int mm_worker_start(const struct mm_worker_options *opts,
         return MM_ENOMEM;
     }
     init_worker(w, opts);
-    int err = make_dead_topic(w, errstr, errstr_len);
+    int err = set_lanes(w, errstr, errstr_len);
+    if (err == 0) {
+        err = make_dead_topic(w, errstr, errstr_len);
+    }
     if (err == 0) {
         err = start_thread(w, errstr, errstr_len);
     }
@@ -1750,6 +1818,14 @@ static void unroute(struct mm_worker *w)
     }
 }
 
+/* They go where they were to go. */
+static void know_lanes(struct mm_worker *w)
+{
+    for (uint64_t i = w->win.low; i < w->win.tail; i++) {
+        (void)know_lane(w, w->first_lane + mm_window_at(&w->win, i)->lane);
+    }
+}
+
 int mm_worker_resume(struct mm_worker *w,
                      const struct mm_worker_change *change,
                      char *errstr,
@@ -1757,11 +1833,16 @@ int mm_worker_resume(struct mm_worker *w,
 {
     w->opts.config = change->config;
     w->opts.format = change->format;
-    set_lanes(w);
+    int err = set_lanes(w, errstr, errstr_len);
+    if (err != 0) {
+        return err;
+    }
     if (change->new_routes) {
         unroute(w);
+    } else {
+        know_lanes(w);
     }
-    int err = w->dead_topic == NULL ? make_dead_topic(w, errstr, errstr_len) : 0;
+    err = w->dead_topic == NULL ? make_dead_topic(w, errstr, errstr_len) : 0;
     if (err != 0) {
         return err;
     }

@@ -39,7 +39,7 @@ static void check(bool good)
 static void check_topics(const struct mm_config *config)
 {
     const uint32_t n = mm_route_n_lanes(config);
-    check(n >= 1 && n <= MM_ROUTE_LANES_MAX);
+    check(n >= 1 && n <= config->kafka_topics_max);
     const char *dead = config->dead_letter_topic;
     for (uint32_t i = 0; i < n; i++) {
         const char *topic = mm_route_kafka_topic(config, i);

@@ -230,6 +230,7 @@ static void open_logs(struct rig *g)
         .config = g->config,
         .spool = g->spool,
         .budget = &g->budget,
+        .lanes = g->lanes,
         .metrics = g->metrics,
         .dead = g->dead,
         .log = g->log,
@@ -249,14 +250,13 @@ static void make_config(struct rig *g, struct mm_config **out)
 void rig_start(struct rig *g)
 {
     make_config(g, &g->config);
-    const char *topics[MM_ROUTE_LANES_MAX + 1];
+    assert_int_equal(mm_lanes_new(&g->lanes), 0);
     struct mm_metrics_info info = {
         .version = "test",
         .librdkafka = mm_kafka_version(),
         .mosquitto = "none",
         .n_workers = g->config->kafka_workers,
-        .n_lanes = mm_park_topics(g->config, topics),
-        .kafka_topics = topics,
+        .lanes = g->lanes,
     };
     assert_int_equal(mm_log_new(g->config->log_level, &g->log), 0);
     assert_int_equal(mm_metrics_new(&info, &g->metrics), 0);
@@ -389,6 +389,7 @@ void rig_close(struct rig *g)
     assert_int_equal(g->budget.allocated, 0);
     mm_dead_close(g->dead);
     mm_metrics_free(g->metrics);
+    mm_lanes_free(g->lanes);
     mm_log_free(g->log);
     mm_config_free(g->config);
     g->config = NULL;

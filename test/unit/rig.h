@@ -5,6 +5,8 @@
 
 #include "mm_config.h"
 #include "mm_dead.h"
+#include "mm_format.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
@@ -58,6 +60,7 @@ struct rig
     struct mm_log *log;
     struct mm_spool_budget budget;
     struct mm_spool *spool;
+    struct mm_lanes *lanes;
     struct mm_metrics *metrics;
     struct mm_dead *dead;
     struct mm_sender *sender;

@@ -227,6 +227,7 @@ static const char *const setting_names[] = {
     "dead_letter_max_bytes",
     "dead_letter_topic",
     "config_file",
+    "kafka_topics_max",
 };
 
 /* Of these, those that mean nothing without spool_dir. */
@@ -876,7 +877,7 @@ static void test_many_lanes(void **state)
 {
     (void)state;
     enum {
-        N = MM_ROUTE_LANES_MAX
+        N = 100 /* the default of kafka_topics_max */
     };
     char values[N][32];
     struct mm_option given[N + 1];
@@ -895,8 +896,8 @@ static void test_many_lanes(void **state)
     end_run(&run);
     given[N - 1].value = values[N - 1];
     static const char *const lines[] = {
-        "option route: \"a/63 t63\" is not valid: kafka_topic and the routes before name 64 Kafka "
-        "topics; " EXPECTED_ROUTE};
+        "option kafka_topics_max: 100 is too few: kafka_topic and the routes name 101 Kafka "
+        "topics"};
     expect_errors(&run, lines, LEN_OF(lines));
 }
 
@@ -1608,7 +1609,8 @@ static void test_describe(void **state)
     char line[MM_LOG_LINE_LEN];
     mm_config_describe(run.config, line, sizeof line);
     assert_string_equal(line,
-                        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
+                        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt "
+                        "kafka_topics_max=100 kafka_workers=1 "
                         "kafka_retry_interval=10 kafka_test_message=false "
                         "json_field_names=Topic,Content spool_max_bytes=256M when_full=reject "
                         "refuse_v5=disconnect dead_letter_max_bytes=16M health_port=8080 "
@@ -1630,7 +1632,8 @@ static void test_describe_on_disk(void **state)
     mm_config_describe(run.config, line, sizeof line);
     assert_string_equal(
         line,
-        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
+        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt "
+        "kafka_topics_max=100 kafka_workers=1 "
         "kafka_retry_interval=10 kafka_test_message=true kafka_test_topic=probe "
         "json_field_names=Topic,Content spool_dir=/var/lib/mm spool_max_bytes=1G "
         "spool_sync=interval spool_sync_interval_ms=500 spool_min_free=auto spool_writer=auto "

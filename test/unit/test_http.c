@@ -57,22 +57,22 @@ struct server
     struct mm_spool *spool;
     struct mm_dead *dead;
     struct mm_log *log;
+    struct mm_lanes *lanes;
     struct mm_http *http;
 };
 
 static struct server start_on(const char *address)
 {
     struct server s = {0};
-    static const char *const topics[] = {"mqtt"};
-    struct mm_metrics_info info = {.version = "1",
-                                   .librdkafka = "2",
-                                   .mosquitto = "3",
-                                   .n_workers = 2,
-                                   .n_lanes = 1,
-                                   .kafka_topics = topics};
+    assert_int_equal(mm_lanes_new(&s.lanes), 0);
+    struct mm_metrics_info info = {
+        .version = "1", .librdkafka = "2", .mosquitto = "3", .n_workers = 2, .lanes = s.lanes};
     struct mm_spool_options spool = {.max_bytes = SPOOL_BYTES, .n_readers = 2};
     char errstr[256] = "";
     assert_int_equal(mm_metrics_new(&info, &s.metrics), 0);
+    uint32_t lane;
+    assert_int_equal(mm_lanes_get(s.lanes, "mqtt", 4, &lane), 0);
+    assert_non_null(mm_metrics_park(s.metrics, lane));
     assert_int_equal(mm_spool_open(&spool, &s.spool, errstr, sizeof errstr), 0);
     struct mm_dead_options dead = {.max_bytes = (uint64_t)100 * 1024 * 1024};
     assert_int_equal(mm_dead_open(&dead, &s.dead, errstr, sizeof errstr), 0);
@@ -95,6 +95,7 @@ static void free_all_but_http(struct server *s)
     mm_dead_close(s->dead);
     mm_spool_close(s->spool);
     mm_metrics_free(s->metrics);
+    mm_lanes_free(s->lanes);
     mm_log_free(s->log);
 }
 

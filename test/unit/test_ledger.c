@@ -462,15 +462,17 @@ static struct mm_snapshot snapshot(void)
 
 static struct mm_metrics *new_metrics(void)
 {
-    static const char *const topics[] = {"forbidden"};
-    struct mm_metrics_info info = {.version = "1",
-                                   .librdkafka = "2",
-                                   .mosquitto = "3",
-                                   .n_workers = 1,
-                                   .n_lanes = 1,
-                                   .kafka_topics = topics};
+    static struct mm_lanes *lanes;
+    uint32_t lane;
+    if (lanes == NULL) {
+        assert_int_equal(mm_lanes_new(&lanes), 0);
+    }
+    assert_int_equal(mm_lanes_get(lanes, "forbidden", strlen("forbidden"), &lane), 0);
+    struct mm_metrics_info info = {
+        .version = "1", .librdkafka = "2", .mosquitto = "3", .n_workers = 1, .lanes = lanes};
     struct mm_metrics *m;
     assert_int_equal(mm_metrics_new(&info, &m), 0);
+    assert_non_null(mm_metrics_park(m, lane));
     return m;
 }
 

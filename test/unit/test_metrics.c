@@ -42,20 +42,37 @@ static struct mm_spool *open_spool(uint32_t n_readers)
     return s;
 }
 
-static struct mm_metrics *new_metrics_of(uint32_t n_workers, uint32_t n_lanes, bool sync_always)
+/* Kafka topics for all tests: their figures are of the metrics. */
+static struct mm_lanes *three_lanes(void)
 {
     static const char *const topics[] = {"mqtt", "to\"pic", "other"};
+    static struct mm_lanes *lanes;
+    if (lanes == NULL) {
+        assert_int_equal(mm_lanes_new(&lanes), 0);
+        for (size_t i = 0; i < 3; i++) {
+            uint32_t lane;
+            assert_int_equal(mm_lanes_get(lanes, topics[i], strlen(topics[i]), &lane), 0);
+            assert_int_equal(lane, i);
+        }
+    }
+    return lanes;
+}
+
+static struct mm_metrics *new_metrics_of(uint32_t n_workers, uint32_t n_lanes, bool sync_always)
+{
     struct mm_metrics_info info = {
         .version = "1.2.3",
         .librdkafka = "2.0.2",
         .mosquitto = "2.0.11",
         .n_workers = n_workers,
-        .n_lanes = n_lanes,
-        .kafka_topics = topics,
+        .lanes = n_lanes > 0 ? three_lanes() : NULL,
         .sync_always = sync_always,
     };
     struct mm_metrics *m;
     assert_int_equal(mm_metrics_new(&info, &m), 0);
+    for (uint32_t i = 0; i < n_lanes; i++) {
+        assert_non_null(mm_metrics_park(m, i));
+    }
     return m;
 }
 

@@ -30,6 +30,7 @@ static char *faulty_strdup(const char *text)
 
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_lanes.h"
 
 static int faulty_filter_set_new(const char *list,
                                  struct mm_filter_set **out,
@@ -250,19 +251,19 @@ static void test_no_more_lanes_than_there_can_be(void **state)
     (void)state;
     struct mm_config config = no_routes();
     char text[32];
-    for (int i = 1; i < MM_ROUTE_LANES_MAX; i++) {
+    for (int i = 1; i < MM_LANES_MAX; i++) {
         snprintf(text, sizeof text, "a/%d t%d", i, i);
         add(&config, text);
     }
-    assert_int_equal(mm_route_n_lanes(&config), MM_ROUTE_LANES_MAX);
+    assert_int_equal(mm_route_n_lanes(&config), MM_LANES_MAX);
     char errstr[256];
     assert_int_equal(mm_route_add(&config, "b one-more", errstr, sizeof errstr), MM_EINVAL);
-    assert_string_equal(errstr, "kafka_topic and the routes before name 64 Kafka topics");
-    assert_int_equal(config.n_routes, MM_ROUTE_LANES_MAX - 1);
+    assert_string_equal(errstr, "kafka_topic and the routes before name 1024 Kafka topics");
+    assert_int_equal(config.n_routes, MM_LANES_MAX - 1);
     add(&config, "b t1");
     add(&config, "c default");
     assert_string_equal(kafka_topic_of(&config, "b"), "t1");
-    assert_string_equal(kafka_topic_of(&config, "a/63"), "t63");
+    assert_string_equal(kafka_topic_of(&config, "a/1023"), "t1023");
     mm_route_free_all(&config);
 }
 
