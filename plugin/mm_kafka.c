@@ -302,6 +302,11 @@ static const struct setting settings[] = {
     {"reconnect.backoff.max.ms", "1000"},
     {"socket.keepalive.enable", "true"},
     {"socket.connection.setup.timeout.ms", "5000"},
+    /* Only the want of an answer tells of a node that is frozen, and until then the partitions that
+     * it led stand still: half as long as by default. A request shares its time with those before
+     * it on a slow line, so a batch is half as large, too. */
+    {"socket.timeout.ms", "30000"},
+    {"batch.size", "524288"},
     {"topic.metadata.refresh.interval.ms", "10000"},
     {"partitioner", "murmur2_random"}, /* as Kafka's Java client; the default differs */
     {"log.connection.close", "false"}, /* an idle connection that is closed is no failure */
