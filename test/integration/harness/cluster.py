@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import ElectionType, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import PartitionMetadata
 
 from harness.kafka import Cluster, Kafka
 from harness.wait import wait_until
@@ -60,30 +63,74 @@ class KafkaCluster(Cluster):
             node.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
+    def _partitions(self, topic: str) -> dict[int, PartitionMetadata]:
+        """Of a topic. A node that was asked may just be going away."""
+
+        def ask() -> dict[int, PartitionMetadata] | None:
+            try:
+                return self._admin().list_topics(topic=topic, timeout=5).topics[topic].partitions
+            except KafkaException:
+                return None
+
+        return wait_until(ask, 30, f"some node tells of {topic}")
+
     def leader(self, topic: str, partition: int = 0) -> int:
         """The node that leads; -1: none."""
-        return self._admin().list_topics(topic=topic, timeout=10).topics[topic].partitions[partition].leader
+        return self._partitions(topic)[partition].leader
 
     def leaders(self, topic: str) -> dict[int, int]:
         """The leader of each partition."""
-        described = self._admin().list_topics(topic=topic, timeout=10).topics[topic]
-        return {number: partition.leader for number, partition in described.partitions.items()}
+        return {number: partition.leader for number, partition in self._partitions(topic).items()}
+
+    def wait_leader(self, topic: str, partition: int, other_than: int, timeout: float = 30.0) -> None:
+        """Wait until another node leads."""
+        what = f"{topic}-{partition} has a new leader"
+        wait_until(lambda: self.leader(topic, partition) not in (-1, other_than), timeout, what)
 
     def in_sync(self, topic: str) -> int:
         """The least number of replicas in sync of a partition."""
-        described = self._admin().list_topics(topic=topic, timeout=10).topics[topic]
-        return min(len(partition.isrs) for partition in described.partitions.values())
+        return min(len(partition.isrs) for partition in self._partitions(topic).values())
 
     def wait_in_sync(self, *topics: str, timeout: float = 60.0) -> None:
         """Wait until every replica of these topics is in sync."""
 
         def complete() -> bool:
-            try:
-                return all(self.in_sync(topic) == self.replication for topic in topics)
-            except KafkaException:
-                return False  # in the middle of an election
+            return all(self.in_sync(topic) == self.replication for topic in topics)
 
         wait_until(complete, timeout, lambda: f"all replicas of {topics} are in sync")
+
+    def elect_preferred(self, topic: str) -> None:
+        """Make the first replica of each partition its leader again."""
+        partitions = [TopicPartition(topic, number) for number in self.leaders(topic)]
+        done = self._admin().elect_leaders(ElectionType.PREFERRED, partitions).result(30)
+        problems = [error for error in done.values() if error is not None]
+        assert all(error.code() == KafkaError.ELECTION_NOT_NEEDED for error in problems), problems
+
+    def reassign(self, topic: str, replicas: Mapping[int, list[int]]) -> None:
+        """Give partitions other replicas, or the same in another order; by the tool that Kafka has for it. Returns when
+        it is done; the leaders are as before where they still can."""
+        plan = self._directory / "reassignment.json"
+        partitions = [{"topic": topic, "partition": number, "replicas": nodes} for number, nodes in replicas.items()]
+        plan.write_text(json.dumps({"version": 1, "partitions": partitions}))
+        self._reassignment_tool(plan, "--execute")
+
+        def complete() -> bool:
+            return " still in progress" not in self._reassignment_tool(plan, "--verify", "--preserve-throttles")
+
+        wait_until(complete, 60, f"{topic} is reassigned", 0.5)
+
+    def _reassignment_tool(self, plan: Path, *arguments: str) -> str:
+        (node, *_) = self.nodes.values()
+        tool = [*node.java(), "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"]
+        done = subprocess.run(
+            [*tool, "--bootstrap-server", self.bootstrap, "--reassignment-json-file", str(plan), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"kafka-reassign-partitions failed:\n{done.stdout}{done.stderr}"
+        return done.stdout
 
     def rolling_restart(self, *topics: str, kill: bool = False, between: Callable[[int], None] | None = None) -> None:
         """Restart one node after the other, each when all replicas of the topics are in sync again. kill: by SIGKILL

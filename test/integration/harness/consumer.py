@@ -89,10 +89,24 @@ def _end_offsets(consumer: Consumer, topic: str) -> dict[int, int]:
         raise KafkaException(described.error)
     ends = {}
     for partition in described.partitions:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        low, high = _watermarks(consumer, TopicPartition(topic, partition))
         if high > low:
             ends[partition] = high
     return ends
+
+
+def _watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """The ends of a partition; a leader that was just elected cannot tell them at once."""
+
+    def ask() -> tuple[int, int] | None:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=10)
+        except KafkaException as problem:
+            if problem.args[0].code() not in _ELECTING:
+                raise
+            return None
+
+    return wait_until(ask, 20, f"the leader of {partition} tells its ends")
 
 
 def count_records(bootstrap: str, topic: str) -> int:
@@ -146,6 +160,11 @@ def wait_records(bootstrap: str, topic: str, n: int, timeout: float = 30.0) -> l
     return read_topic(bootstrap, topic)
 
 
+_ELECTING = (
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
 _AWAY = (
     KafkaError._TRANSPORT,
     KafkaError._TIMED_OUT,

@@ -331,6 +331,10 @@ class Kafka(Cluster):
         text = re.sub(r"(?m)^node\.id=.*$", f"node.id={self.node_id}", meta.read_text())
         meta.write_text(re.sub(r"(?m)^directory\.id=.*$", f"directory.id={directory_id}", text))
 
+    def java(self) -> list[str]:
+        """A command line that runs a class of this installation, up to its name."""
+        return self._installation.java()
+
     def wait_started(self) -> float:
         def started() -> re.Match[str] | None:
             text = self.log.read_bytes()[self._log_start :].decode(errors="replace")
