@@ -142,6 +142,10 @@ uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);
 
+/* The client itself, librdkafka's rd_kafka_t, for tools that ask the cluster what no producer needs
+ * to know. Lives as long as the producer. Thread: the owner. */
+struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k);
+
 /* The client library's version as it runs, e.g. "2.0.2", and as a number (0x020002ff).
  *
  * Thread: any. */

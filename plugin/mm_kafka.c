@@ -713,6 +713,11 @@ const char *mm_kafka_last_error(const struct mm_kafka *k)
     return k->last_error;
 }
 
+struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k)
+{
+    return k->rk;
+}
+
 const char *mm_kafka_version(void)
 {
     return rd_kafka_version_str();

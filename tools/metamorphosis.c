@@ -1,6 +1,7 @@
 /* metamorphosis - the command-line tool.
  *
  * Exit codes: 0 good, 1 something bad was found or happened, 2 wrong use. */
+#include "check.h"
 #include "dead.h"
 #include "mm_config.h"
 #include "mm_kafka.h"
@@ -19,6 +20,7 @@ struct command
     const char *what;
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
     bool explains;                     /* says itself what was wrong with its use */
+    const char *help;                  /* for --help, behind what; NULL: no more to say */
 };
 
 static int run_version(int argc, char **argv)
@@ -41,20 +43,25 @@ static int run_options(int argc, char **argv)
 }
 
 static const struct command commands[] = {
+    {"check-config", CHECK_USAGE,
+     "a mosquitto.conf or a config_file: every mistake in it, and what on this machine is at odds "
+     "with\n"
+     "      it; with --connect also what Kafka says",
+     run_check_config, false, check_help},
     {"dead", DEAD_USAGE,
      "dead letters in the directory of a spool, or in a copy of it: list them, show their "
      "payloads,\n"
      "      send them to Kafka again",
-     run_dead, false},
+     run_dead, false, NULL},
     {"mock-kafka", MOCK_KAFKA_USAGE,
      "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
-     run_mock_kafka, false},
-    {"options", "", "print the option reference (Markdown)", run_options, false},
+     run_mock_kafka, false, NULL},
+    {"options", "", "print the option reference (Markdown)", run_options, false, NULL},
     {"spool", SPOOL_USAGE,
      "the directory of a spool, in use or not, or a copy of it: list its files, show how it is,\n"
      "      read every byte, show records, send them to Kafka again, mend what is damaged",
-     run_spool, true},
-    {"version", "", "print the version", run_version, false},
+     run_spool, true, NULL},
+    {"version", "", "print the version", run_version, false, NULL},
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
@@ -65,6 +72,15 @@ static void print_help(FILE *stream)
     for (size_t i = 0; i < N_COMMANDS; i++) {
         fprintf(stream, "  %s %s\n      %s\n", commands[i].name, commands[i].usage,
                 commands[i].what);
+    }
+}
+
+static void print_command_help(const struct command *command)
+{
+    printf("usage: metamorphosis %s %s\n\n      %s\n", command->name, command->usage,
+           command->what);
+    if (command->help != NULL) {
+        printf("\n%s", command->help);
     }
 }
 
@@ -95,6 +111,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "metamorphosis: unknown command \"%s\"\n", argv[1]);
         print_help(stderr);
         return 2;
+    }
+    if (argc == 3 && !command->explains &&
+        (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
+        print_command_help(command);
+        return 0;
     }
     int result = command->run(argc - 1, argv + 1);
     if (result == 2 && !command->explains) {

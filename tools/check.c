@@ -1,0 +1,210 @@
+#include "check.h"
+
+#include "mm_json.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char check_help[] =
+    "FILE is a mosquitto.conf with the plugin's lines, of which the files in its include_dir are\n"
+    "read too, or a config_file of the plugin. Every mistake is told, with its file and line, and\n"
+    "what on this machine is at odds with the settings: paths, rights, free space, certificates,\n"
+    "the port of the health pages. Nothing is changed.\n"
+    "\n"
+    "  --config-file, --mosquitto-conf\n"
+    "                  what FILE is; else its content decides\n"
+    "  --plugin NAME   the plugin line to look at, by path or file name; else the one whose file\n"
+    "                  name has \"metamorphosis\" in it\n"
+    "  --env           the variables of this process are those of the broker, and count\n"
+    "  --form-only     look at the text alone, not at this machine\n"
+    "  --user NAME     who the broker runs as; else the user line of mosquitto.conf, else\n"
+    "                  mosquitto. Rights are tried as that user, if root runs this\n"
+    "  --connect       ask Kafka: is it there, does it let us in, are the Kafka topics there, may\n"
+    "                  they be written, how large may messages be. Writes nothing\n"
+    "  --timeout S     seconds to wait for Kafka; 10\n"
+    "  --produce-test  with --connect: write one record to each Kafka topic, which consumers will\n"
+    "                  see; the only sure answer where the Kafka client cannot ask for rights\n"
+    "  --strict        warnings count as mistakes\n"
+    "  --json          one object: {\"file\", \"good\", \"errors\", \"warnings\", \"findings\": "
+    "[{\"level\",\n"
+    "                  \"file\", \"line\", \"text\"}]}; file and line may be null\n"
+    "\n"
+    "Exit codes: 0 no mistake, 1 at least one, 2 wrong use.\n";
+
+struct args
+{
+    const char *file;
+    const char *user;
+    struct settings_options settings;
+    uint32_t timeout_s;
+    bool json;
+    bool strict;
+    bool form_only;
+    bool connect;
+    bool produce_test;
+};
+
+enum check_option {
+    OPT_CONFIG_FILE = 256,
+    OPT_MOSQUITTO_CONF,
+    OPT_PLUGIN,
+    OPT_ENV,
+    OPT_FORM_ONLY,
+    OPT_USER,
+    OPT_CONNECT,
+    OPT_TIMEOUT,
+    OPT_PRODUCE_TEST,
+    OPT_STRICT,
+    OPT_JSON,
+};
+
+static bool read_timeout(const char *text, uint32_t *out)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long n = strtoul(text, &end, 10);
+    *out = (uint32_t)n;
+    return errno == 0 && text[0] >= '0' && text[0] <= '9' && *end == '\0' && n >= 1 && n <= 600;
+}
+
+static bool take_option(int option, struct args *args)
+{
+    switch (option) {
+        case OPT_CONFIG_FILE:
+            args->settings.form = SETTINGS_CONFIG_FILE;
+            return true;
+        case OPT_MOSQUITTO_CONF:
+            args->settings.form = SETTINGS_MOSQUITTO_CONF;
+            return true;
+        case OPT_PLUGIN:
+            args->settings.plugin = optarg;
+            return true;
+        case OPT_ENV:
+            args->settings.environment = true;
+            return true;
+        case OPT_FORM_ONLY:
+            args->form_only = true;
+            return true;
+        case OPT_USER:
+            args->user = optarg;
+            return true;
+        case OPT_CONNECT:
+            args->connect = true;
+            return true;
+        case OPT_TIMEOUT:
+            return read_timeout(optarg, &args->timeout_s);
+        case OPT_PRODUCE_TEST:
+            args->produce_test = true;
+            return true;
+        case OPT_STRICT:
+            args->strict = true;
+            return true;
+        case OPT_JSON:
+            args->json = true;
+            return true;
+        default:
+            return false; /* getopt has said why */
+    }
+}
+
+static bool read_args(int argc, char **argv, struct args *args)
+{
+    static const struct option options[] = {
+        {"config-file", no_argument, NULL, OPT_CONFIG_FILE},
+        {"mosquitto-conf", no_argument, NULL, OPT_MOSQUITTO_CONF},
+        {"plugin", required_argument, NULL, OPT_PLUGIN},
+        {"env", no_argument, NULL, OPT_ENV},
+        {"form-only", no_argument, NULL, OPT_FORM_ONLY},
+        {"user", required_argument, NULL, OPT_USER},
+        {"connect", no_argument, NULL, OPT_CONNECT},
+        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"produce-test", no_argument, NULL, OPT_PRODUCE_TEST},
+        {"strict", no_argument, NULL, OPT_STRICT},
+        {"json", no_argument, NULL, OPT_JSON},
+        {NULL, 0, NULL, 0},
+    };
+    *args = (struct args){.timeout_s = 10};
+    optind = 0; /* the GNU way to begin anew */
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (!take_option(option, args)) {
+            return false;
+        }
+    }
+    args->file = optind < argc ? argv[optind] : NULL;
+    return args->file != NULL && optind + 1 == argc && (!args->produce_test || args->connect);
+}
+
+/* Who the broker will be. */
+static const char *broker_user(const struct args *args, const struct settings *s)
+{
+    if (args->user != NULL) {
+        return args->user;
+    }
+    return s->conf != NULL && s->conf->user.text != NULL ? s->conf->user.text : "mosquitto";
+}
+
+static void check_all(const struct args *args, struct findings *f)
+{
+    struct settings s;
+    if (settings_load(args->file, &args->settings, f, &s)) {
+        check_broker(&s, f);
+        check_client(&s, f);
+        if (!args->form_only) {
+            check_machine(&s, broker_user(args, &s), f);
+            check_tls(&s, f);
+        }
+        if (args->connect && s.config == NULL) {
+            findings_add(f, MM_LOG_INFO, findings_nowhere,
+                         "Kafka was not asked: the settings have mistakes");
+        } else if (args->connect) {
+            check_kafka(&s, args->timeout_s * 1000, args->produce_test, f);
+        }
+    }
+    if (f->incomplete) {
+        findings_add(f, MM_LOG_ERROR, findings_nowhere, "not enough memory: some are not told");
+    }
+    findings_rename(f, NULL, NULL);
+    settings_free(&s);
+}
+
+static void print(const struct args *args, const struct findings *f, bool good)
+{
+    if (args->json) {
+        fputs("{\"file\":", stdout);
+        mm_json_write_string(stdout, args->file, strlen(args->file));
+        printf(",\"good\":%s,\"errors\":%zu,\"warnings\":%zu,\"findings\":",
+               good ? "true" : "false", f->n_errors, f->n_warnings);
+        findings_print_json(f, stdout);
+        fputs("}\n", stdout);
+        return;
+    }
+    findings_print(f, stdout);
+    if (f->n_errors == 0 && f->n_warnings == 0) {
+        printf("%s: no mistake found\n", args->file);
+    } else {
+        printf("%s: %zu error%s, %zu warning%s\n", args->file, f->n_errors,
+               f->n_errors == 1 ? "" : "s", f->n_warnings, f->n_warnings == 1 ? "" : "s");
+    }
+}
+
+int run_check_config(int argc, char **argv)
+{
+    struct args args;
+    if (!read_args(argc, argv, &args)) {
+        return 2;
+    }
+    struct findings f = {0};
+    check_all(&args, &f);
+    findings_sort(&f);
+    const bool good = f.n_errors == 0 && (!args.strict || f.n_warnings == 0);
+    print(&args, &f, good);
+    findings_free(&f);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("metamorphosis: standard output");
+        return 1;
+    }
+    return good ? 0 : 1;
+}
