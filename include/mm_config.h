@@ -12,6 +12,7 @@
 #define MM_CONFIG_H
 
 #include "mm_log.h"
+#include "mm_security.h"
 #include "mm_spool.h"
 
 #include <stdbool.h>
@@ -30,6 +31,24 @@ enum mm_when_full {
 enum mm_refuse_v5 {
     MM_REFUSE_DISCONNECT,  /* close the connection: the client sends again after its reconnect */
     MM_REFUSE_REASON_CODE, /* MQTT 5 on Mosquitto 2.1 and later: reason code 0x97 */
+};
+
+enum mm_compression {
+    MM_COMPRESSION_NONE,
+    MM_COMPRESSION_GZIP,
+    MM_COMPRESSION_SNAPPY,
+    MM_COMPRESSION_LZ4,
+    MM_COMPRESSION_ZSTD,
+};
+
+/* Of a key; what has none goes anywhere (RANDOM), or to always the same partition. */
+enum mm_partitioner {
+    MM_PARTITIONER_MURMUR2_RANDOM, /* as Kafka's Java client */
+    MM_PARTITIONER_MURMUR2,
+    MM_PARTITIONER_CONSISTENT_RANDOM, /* CRC-32 */
+    MM_PARTITIONER_CONSISTENT,
+    MM_PARTITIONER_FNV1A_RANDOM,
+    MM_PARTITIONER_FNV1A,
 };
 
 /* One setting as the broker hands it over. */
@@ -73,8 +92,12 @@ struct mm_config
     char *kafka_topic;               /* [a-zA-Z0-9._-]{1,249} */
     uint32_t kafka_workers;          /* 1..64 */
     uint32_t kafka_retry_interval_s; /* seconds, 1..3600 */
-    bool kafka_test_message; /* also true when only kafka_test_topic was given; see README */
-    char *kafka_test_topic;  /* NULL: the test message goes to kafka_topic */
+    struct mm_security security;
+    enum mm_compression kafka_compression;
+    enum mm_partitioner kafka_partitioner;
+    uint32_t kafka_linger_ms; /* 0..1000 */
+    bool kafka_test_message;  /* also true when only kafka_test_topic was given; see README */
+    char *kafka_test_topic;   /* NULL: the test message goes to kafka_topic */
     char *json_topic_name;
     char *json_content_name;
     uint64_t spool_max_bytes; /* >= MM_CONFIG_SPOOL_MIN */
@@ -155,6 +178,18 @@ size_t mm_config_diff_fixed(const struct mm_config *running,
                             const struct mm_config *wanted,
                             char *dst,
                             size_t dst_len);
+
+/* Is this property of librdkafka given by name, so that what an option says of it does not count?
+ *
+ * Thread: any. */
+bool mm_config_has_property(const struct mm_config *config, const char *name);
+
+/* One file that the settings name, by the option that names it. */
+typedef void (*mm_config_file_fn)(void *arg, const char *option, const char *path);
+
+/* Call fn for each file that is read when a producer is made: a change of it counts for the next
+ * one. Thread: any. */
+void mm_config_files(const struct mm_config *config, mm_config_file_fn fn, void *arg);
 
 /* How a refused QoS 1 or 2 message is answered: with a reason code (true), or by closing the
  * connection.

@@ -6,6 +6,8 @@
 #ifndef MM_OPTIONS_H
 #define MM_OPTIONS_H
 
+#include "mm_keyfile.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,7 +31,11 @@ enum mm_option_type {
     MM_TYPE_ROUTE, /* has no field: mm_route_add() */
     MM_TYPE_FIELD_NAMES,
     MM_TYPE_PATH,
+    MM_TYPE_FILE, /* a path that is there already; `file` says what it holds */
     MM_TYPE_ADDRESS,
+    MM_TYPE_TEXT,
+    MM_TYPE_SECRET, /* a text that is never shown */
+    MM_TYPE_URL,
     MM_N_TYPES,
 };
 
@@ -51,6 +57,7 @@ struct mm_option_def
     const char *fallback;         /* the default, parsed like any value; NULL: not set */
     const char *fallback_on_disk; /* the default with spool_dir; NULL: the same */
     bool on_disk_only;            /* means nothing without spool_dir */
+    bool quiet;                   /* the start log leaves it out while it has its default */
     bool repeatable;              /* may be given again; each value is parsed on its own */
     bool not_in_file;             /* cannot stand in the config_file */
     bool fixed;                   /* counts from the broker's next start on, not from a reload */
@@ -60,12 +67,14 @@ struct mm_option_def
     uint64_t max;
     const char *unit;                   /* of a number: " of seconds"; may be NULL */
     const struct mm_option_word *words; /* ends with a NULL name */
-    const char *expected;               /* NULL: made of the range or the words */
-    const char *meaning;                /* for the reference; Markdown */
+    enum mm_keyfile_kind file;
+    const char *properties[2]; /* of librdkafka, all names of the one that this option sets */
+    const char *expected;      /* NULL: made of the range or the words */
+    const char *meaning;       /* for the reference; Markdown */
 };
 
 /* The table, in the order in which values are parsed and told. */
-#define MM_N_OPTIONS 36
+#define MM_N_OPTIONS 59
 extern const struct mm_option_def *const mm_option_defs;
 
 /* Longer than the longest name. */
@@ -77,6 +86,9 @@ extern const struct mm_option_def *const mm_option_defs;
 /* The longest value of type path, bytes. Leaves room in PATH_MAX for what the spool puts behind
  * it. */
 #define MM_OPTION_PATH_MAX_LEN 1024
+
+/* The longest value of the types text, secret and url, bytes. */
+#define MM_OPTION_TEXT_MAX_LEN 1024
 
 /* NULL: there is no option of this name. */
 const struct mm_option_def *mm_option_find(const char *name);

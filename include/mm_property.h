@@ -12,6 +12,9 @@
 
 #define MM_PROPERTY_MAX_LEN 128
 
+/* The longest linger.ms: the stop waits 5 s for what is under way. */
+#define MM_PROPERTY_LINGER_MAX_MS 1000
+
 /* Could it be a name: 1 to MM_PROPERTY_MAX_LEN of the characters a-z, 0-9, '.' and '_'? */
 bool mm_property_is_name(const char *name);
 

@@ -39,8 +39,7 @@ void mm_config_report(struct mm_parser *p, enum mm_log_level level, const char *
     p->source->report(p->source->report_arg, &finding);
 }
 
-/* "option kafka_port" or "environment variable KAFKA_PORT", and where it stands. */
-static void name_subject(struct mm_parser *p, const struct mm_option_def *def)
+void mm_config_subject(struct mm_parser *p, const struct mm_option_def *def)
 {
     const struct mm_setting *setting = mm_config_setting(p, def);
     char variable[MM_OPTION_NAME_LEN];
@@ -62,6 +61,9 @@ static void report_invalid(struct mm_parser *p, const struct mm_option_def *def,
     char shown[MM_PRINTABLE_LEN];
     char expected[MM_LOG_LINE_LEN];
     mm_option_expected(def, expected, sizeof expected);
+    if (def->type == MM_TYPE_SECRET) {
+        value = "***";
+    }
     mm_config_report(p, MM_LOG_ERROR, "%s: \"%s\" is not valid: %s%sexpected %s", p->subject,
                      mm_printable(value, strlen(value), shown, sizeof shown), p->why,
                      p->why[0] != '\0' ? "; " : "", expected);
@@ -91,7 +93,7 @@ static int apply(struct mm_parser *p, const struct mm_option_def *def)
     if (def->kind != MM_OPTION_SETTING) {
         return 0;
     }
-    name_subject(p, def);
+    mm_config_subject(p, def);
     if (setting->n_values == 0) {
         return fallback != NULL ? apply_value(p, def, fallback) : 0;
     }
@@ -154,13 +156,13 @@ static void check_kafka_topics(struct mm_parser *p)
         topics[n++] = config->kafka_topic;
     }
     for (size_t i = 0; i < config->n_route_topics; i++) {
-        name_subject(p, mm_option_find("route"));
+        mm_config_subject(p, mm_option_find("route"));
         p->place = place_of_lane(config, (uint32_t)i + 1);
         check_collisions(p, config->route_topics[i], topics, n);
         topics[n++] = config->route_topics[i];
     }
     if (n > config->kafka_topics_max && config->kafka_topics_max > 0) {
-        name_subject(p, mm_option_find("kafka_topics_max"));
+        mm_config_subject(p, mm_option_find("kafka_topics_max"));
         mm_config_report(p, MM_LOG_ERROR,
                          "%s: %u is too few: kafka_topic and the routes name %zu Kafka topics",
                          p->subject, config->kafka_topics_max, n);
@@ -169,7 +171,7 @@ static void check_kafka_topics(struct mm_parser *p)
     for (size_t i = 0; dead != NULL && i < n; i++) {
         if (strcmp(topics[i], dead) == 0) {
             char shown[MM_PRINTABLE_LEN];
-            name_subject(p, mm_option_find("dead_letter_topic"));
+            mm_config_subject(p, mm_option_find("dead_letter_topic"));
             mm_config_report(
                 p, MM_LOG_ERROR,
                 "%s: \"%s\" is not valid: %s goes there; expected a Kafka topic of its own",
@@ -178,12 +180,12 @@ static void check_kafka_topics(struct mm_parser *p)
         }
     }
     if (dead != NULL) {
-        name_subject(p, mm_option_find("dead_letter_topic"));
+        mm_config_subject(p, mm_option_find("dead_letter_topic"));
         check_collisions(p, dead, topics, n);
         topics[n++] = dead;
     }
     if (config->kafka_test_topic != NULL) {
-        name_subject(p, mm_option_find("kafka_test_topic"));
+        mm_config_subject(p, mm_option_find("kafka_test_topic"));
         check_collisions(p, config->kafka_test_topic, topics, n);
     }
 }
@@ -319,6 +321,8 @@ int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
     if (rc == 0) {
         apply_test_topic(&p);
         check_kafka_topics(&p);
+        mm_config_check_properties(&p);
+        mm_config_check_security(&p);
         report_useless(&p);
         rc = p.n_mistakes > 0 ? MM_EINVAL : 0;
     }
@@ -331,6 +335,35 @@ int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
     return 0;
 }
 
+static void free_secret(char *secret)
+{
+    if (secret != NULL) {
+        explicit_bzero(secret, strlen(secret));
+        free(secret);
+    }
+}
+
+static void free_security(struct mm_security *s)
+{
+    free(s->tls_ca_file);
+    free(s->tls_cert_file);
+    free(s->tls_key_file);
+    free_secret(s->tls_key_password);
+    free(s->tls_key_password_file);
+    free(s->username);
+    free_secret(s->password);
+    free(s->password_file);
+    free(s->oauth_token_endpoint_url);
+    free(s->oauth_client_id);
+    free_secret(s->oauth_client_secret);
+    free(s->oauth_client_secret_file);
+    free(s->oauth_scope);
+    free(s->oauth_extensions);
+    free(s->kerberos_service_name);
+    free(s->kerberos_principal);
+    free(s->kerberos_keytab);
+}
+
 void mm_config_free(struct mm_config *config)
 {
     if (config == NULL) {
@@ -338,9 +371,10 @@ void mm_config_free(struct mm_config *config)
     }
     for (size_t i = 0; i < config->n_properties; i++) {
         free(config->properties[i].name);
-        free(config->properties[i].value);
+        free_secret(config->properties[i].value);
     }
     free(config->properties);
+    free_security(&config->security);
     mm_route_free_all(config);
     free(config->health_address);
     free(config->dead_letter_topic);

@@ -86,7 +86,7 @@ static void show_word(const struct mm_config *config,
     while (word->name != NULL && word->value != load_number(config, def)) {
         word++;
     }
-    snprintf(dst, dst_len, "%s", word->name != NULL ? word->name : "?");
+    snprintf(dst, dst_len, "%s", word->name != NULL ? word->name : "");
 }
 
 static void show_text(const struct mm_config *config,
@@ -116,6 +116,14 @@ static void show_field_names(const struct mm_config *config,
                      sizeof content));
 }
 
+static void show_secret(const struct mm_config *config,
+                        const struct mm_option_def *def,
+                        char *dst,
+                        size_t dst_len)
+{
+    snprintf(dst, dst_len, "%s", load_text(config, def) != NULL ? "***" : "");
+}
+
 /* By type; NULL: shown with another option or on its own. */
 static show_fn *const shows[MM_N_TYPES] = {
     [MM_TYPE_NUMBER] = show_number,
@@ -127,7 +135,11 @@ static show_fn *const shows[MM_N_TYPES] = {
     [MM_TYPE_KAFKA_TOPIC] = show_text,
     [MM_TYPE_FIELD_NAMES] = show_field_names,
     [MM_TYPE_PATH] = show_text,
+    [MM_TYPE_FILE] = show_text,
     [MM_TYPE_ADDRESS] = show_text,
+    [MM_TYPE_TEXT] = show_text,
+    [MM_TYPE_SECRET] = show_secret,
+    [MM_TYPE_URL] = show_text,
 };
 
 /* A line under construction. */
@@ -167,6 +179,9 @@ static bool add_options(struct line *line, const struct mm_config *config)
             continue;
         }
         shows[def->type](config, def, value, sizeof value);
+        if (def->quiet && strcmp(value, def->fallback) == 0) {
+            continue;
+        }
         if (value[0] != '\0' && !add_pair(line, def->name, value)) {
             return false;
         }
@@ -333,6 +348,40 @@ static void write_config_file(FILE *stream)
         MM_CONFIG_FILE_MAX);
 }
 
+static void write_security(FILE *stream)
+{
+    fputs(
+        "\n## Security\n\n"
+        "What the listener of Kafka wants, and what it takes here:\n\n"
+        "| Kafka's listener | `kafka_security_protocol` | and |\n"
+        "| --- | --- | --- |\n"
+        "| TLS | `ssl` | `kafka_tls_ca_file`, unless the system trusts its authority |\n"
+        "| TLS that asks for a certificate | `ssl` | also `kafka_tls_cert_file` and "
+        "`kafka_tls_key_file` |\n"
+        "| SASL over TLS | `sasl_ssl` | as with TLS, and `kafka_sasl_mechanism` with what it needs "
+        "|\n"
+        "| SASL without TLS | `sasl_plaintext` | `kafka_sasl_mechanism` with what it needs |\n\n"
+        "| `kafka_sasl_mechanism` | needs |\n"
+        "| --- | --- |\n"
+        "| `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` | `kafka_sasl_username`, and "
+        "`kafka_sasl_password` or `kafka_sasl_password_file` |\n"
+        "| `OAUTHBEARER` | `kafka_oauth_token_endpoint_url`, `kafka_oauth_client_id`, and "
+        "`kafka_oauth_client_secret` or `kafka_oauth_client_secret_file` |\n"
+        "| `GSSAPI` (Kerberos) | `kafka_kerberos_principal` and `kafka_kerberos_keytab`; the "
+        "program `kinit` |\n\n"
+        "- A setting that has no effect, as `kafka_tls_ca_file` without TLS, is an error: who "
+        "wrote it believes that it secures something.\n"
+        "- Files have to be there when the broker starts, and its user has to be able to read "
+        "them. A file with a secret holds one line; the end of the line does not count, blanks "
+        "do.\n"
+        "- Passwords and secrets are never shown. Use the `_file` options: a configuration is "
+        "read by more people than a file of its own.\n"
+        "- What is given here cannot also be given as `rdkafka.<property>`; with "
+        "`rdkafka.security.protocol` all of it is left to librdkafka.\n\n"
+        "More, with the errors and what to do: [kafka-security.md](kafka-security.md).\n",
+        stream);
+}
+
 static void write_other_names(FILE *stream)
 {
     fputs(
@@ -375,6 +424,7 @@ int mm_config_write_reference(FILE *stream)
     }
     write_config_file(stream);
     write_routes(stream);
+    write_security(stream);
     write_other_names(stream);
     mm_property_write_reference(stream);
     return fflush(stream) == 0 && !ferror(stream) ? 0 : MM_EINVAL;

@@ -74,8 +74,15 @@ static int add_value(struct mm_setting *setting, char *text, struct mm_place pla
     return 0;
 }
 
-static void report_twice(struct mm_parser *p, const struct mm_value *first, const char *second)
+static void report_twice(struct mm_parser *p,
+                         const struct mm_option_def *def,
+                         const struct mm_value *first,
+                         const char *second)
 {
+    if (def->type == MM_TYPE_SECRET) {
+        mm_config_report(p, MM_LOG_ERROR, "%s: given twice", p->subject);
+        return;
+    }
     char place[MM_CONFIG_PATH_SHOWN_LEN + 32];
     char shown_first[MM_PRINTABLE_LEN];
     char shown_second[MM_PRINTABLE_LEN];
@@ -211,7 +218,7 @@ static int repeat_option(struct mm_parser *p, const struct mm_option_def *def, c
                          "in one file",
                          p->subject, place);
     } else if (!in_both || strcmp(first->text, text) != 0) {
-        report_twice(p, first, text);
+        report_twice(p, def, first, text);
     }
     free(text);
     return 0;

@@ -68,4 +68,14 @@ int mm_config_gather_file(struct mm_parser *p);
 int mm_config_gather_variable(struct mm_parser *p, const struct mm_option_def *def);
 void mm_config_gather_fini(struct mm_parser *p);
 
+/* Make p->subject "option kafka_port" or "environment variable KAFKA_PORT", whichever gave the
+ * setting, and p->place where it stands. */
+void mm_config_subject(struct mm_parser *p, const struct mm_option_def *def);
+
+/* Judge what the options of TLS and SASL say together. Reports. */
+void mm_config_check_security(struct mm_parser *p);
+
+/* Report each property of librdkafka that is given beside the option for the same. */
+void mm_config_check_properties(struct mm_parser *p);
+
 #endif

@@ -2,6 +2,7 @@
 #include "mm_config_impl.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_keyfile.h"
 #include "mm_options.h"
 #include "mm_route.h"
 #include "mm_text.h"
@@ -17,7 +18,7 @@
 
 static mm_parse_fn parse_number, parse_size, parse_size_or_auto, parse_word, parse_filters,
     parse_kafka_port, parse_brokers, parse_kafka_topic, parse_route, parse_field_names, parse_path,
-    parse_address;
+    parse_address, parse_file, parse_text, parse_url;
 
 mm_parse_fn *const mm_config_parsers[MM_N_TYPES] = {
     [MM_TYPE_NUMBER] = parse_number,
@@ -31,7 +32,11 @@ mm_parse_fn *const mm_config_parsers[MM_N_TYPES] = {
     [MM_TYPE_ROUTE] = parse_route,
     [MM_TYPE_FIELD_NAMES] = parse_field_names,
     [MM_TYPE_PATH] = parse_path,
+    [MM_TYPE_FILE] = parse_file,
     [MM_TYPE_ADDRESS] = parse_address,
+    [MM_TYPE_TEXT] = parse_text,
+    [MM_TYPE_SECRET] = parse_text,
+    [MM_TYPE_URL] = parse_url,
 };
 
 /* The field of a number, a word or a boolean, whatever its width. */
@@ -327,27 +332,73 @@ static int parse_route(struct mm_parser *p, const struct mm_option_def *def, con
     return rc;
 }
 
+/* What is wrong with a text that goes on as it is; NULL: nothing. */
+static const char *fault_of_text(const char *value, size_t max_len)
+{
+    if (value[0] == '\0') {
+        return "it is empty";
+    }
+    if (strlen(value) > max_len) {
+        return "it is too long";
+    }
+    for (const char *c = value; *c != '\0'; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) {
+            return "it has a control character";
+        }
+    }
+    return NULL;
+}
+
 /* Whether there is such a place, and whose it is, is found out by who opens it. */
 static int parse_path(struct mm_parser *p, const struct mm_option_def *def, const char *value)
 {
-    const char *wrong = NULL;
-    if (value[0] == '\0') {
-        wrong = "it is empty";
-    } else if (value[0] != '/') {
-        wrong = "it is relative";
-    } else if (strlen(value) > MM_OPTION_PATH_MAX_LEN) {
-        wrong = "it is too long";
-    }
-    for (const char *c = value; *c != '\0' && wrong == NULL; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7F) {
-            wrong = "it has a control character";
-        }
-    }
+    const char *wrong = value[0] != '\0' && value[0] != '/'
+                            ? "it is relative"
+                            : fault_of_text(value, MM_OPTION_PATH_MAX_LEN);
     if (wrong != NULL) {
         snprintf(p->why, sizeof p->why, "%s", wrong);
         return MM_EINVAL;
     }
     return store_text(p->config, def, value);
+}
+
+static int parse_file(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    int rc = parse_path(p, def, value);
+    if (rc == 0) {
+        rc = mm_keyfile_check(value, def->file, p->why, sizeof p->why);
+    }
+    if (rc == 0 && def->file != MM_KEYFILE_CERTIFICATES && mm_keyfile_is_open_to_all(value)) {
+        char shown[MM_PRINTABLE_LEN];
+        mm_config_report(p, MM_LOG_WARN,
+                         "%s: \"%s\" is open to everybody on this machine: take the rights of "
+                         "others away (chmod o=)",
+                         p->subject, mm_printable(value, strlen(value), shown, sizeof shown));
+    }
+    return rc;
+}
+
+static int parse_text(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    const char *wrong = fault_of_text(value, MM_OPTION_TEXT_MAX_LEN);
+    if (wrong != NULL) {
+        snprintf(p->why, sizeof p->why, "%s", wrong);
+        return MM_EINVAL;
+    }
+    return store_text(p->config, def, value);
+}
+
+static int parse_url(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    static const char *const schemes[] = {"http://", "https://"};
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        const size_t len = strlen(schemes[i]);
+        if (strncmp(value, schemes[i], len) == 0 && value[len] != '\0' && value[len] != '/' &&
+            strchr(value, ' ') == NULL) {
+            return parse_text(p, def, value);
+        }
+    }
+    return MM_EINVAL;
 }
 
 static int parse_field_names(struct mm_parser *p,

@@ -3,6 +3,7 @@
 #include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_json.h"
+#include "mm_kafka_impl.h"
 #include "mm_log.h"
 
 #include <librdkafka/rdkafka.h>
@@ -17,29 +18,12 @@
 
 #define MIN_DOWN_STATISTICS 3
 
-/* What the producers of all workers may hold together: a window that covers the way to Kafka and
- * back, not a store. */
-#define MAX_QUEUE_KBYTES (24U * 1024)
-#define MAX_QUEUE_MESSAGES 40000U
-#define MIN_QUEUE_MESSAGES 4000U
-
-/* And the loose ones, which nothing waits for. */
-#define MAX_LOOSE_KBYTES (8U * 1024)
-#define MAX_LOOSE_MESSAGES 4000U
-
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
 
 /* Kafka forgets a producer that has been silent in a partition for so long (a day by default), and
  * the partition is to be warmed anew; well before that. */
 #define WARM_NS (600 * UINT64_C(1000000000))
-
-typedef int32_t (*partitioner_fn)(const rd_kafka_topic_t *rkt,
-                                  const void *key,
-                                  size_t key_len,
-                                  int32_t n_partitions,
-                                  void *topic_opaque,
-                                  void *message_opaque);
 
 struct partition
 {
@@ -53,7 +37,7 @@ struct topic
 {
     struct topic *next;
     rd_kafka_topic_t *handle;
-    partitioner_fn partitioner;
+    mm_kafka_partitioner_fn partitioner;
     uint64_t n_out; /* messages whose report is still to come */
     bool finding;   /* the one that is out was sent before its partition was known */
 
@@ -68,7 +52,7 @@ struct mm_kafka
 {
     rd_kafka_t *rk;
     struct topic *topics;
-    partitioner_fn partitioner;
+    mm_kafka_partitioner_fn partitioner;
 
     mm_kafka_report_fn on_report;
     void *arg;
@@ -280,146 +264,8 @@ static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char 
     mm_log_write(k->log, ours, "librdkafka: %s: %s", fac, buf);
 }
 
-/* --- configuration ------------------------------------------------------------------------------
+/* --- making -------------------------------------------------------------------------------------
  */
-
-struct setting
-{
-    const char *name;
-    const char *value;
-};
-
-/* What the promise rests on, and what experience with outages asks for. */
-static const struct setting settings[] = {
-    {"client.id", "metamorphosis"},
-    {"enable.idempotence", "true"},
-    {"enable.gapless.guarantee", "true"},
-    {"acks", "all"},
-    {"message.timeout.ms", "0"}, /* none: the spool alone decides how long a message lives */
-    {"linger.ms", "5"},
-    {"message.max.bytes", "1048588"}, /* the cluster's own default */
-    {"reconnect.backoff.ms", "100"},
-    {"reconnect.backoff.max.ms", "1000"},
-    {"socket.keepalive.enable", "true"},
-    {"socket.connection.setup.timeout.ms", "5000"},
-    /* Only the want of an answer tells of a node that is frozen, and until then the partitions that
-     * it led stand still: half as long as by default. A request shares its time with those before
-     * it on a slow line, so a batch is half as large, too. */
-    {"socket.timeout.ms", "30000"},
-    {"batch.size", "524288"},
-    {"topic.metadata.refresh.interval.ms", "10000"},
-    {"partitioner", "murmur2_random"}, /* as Kafka's Java client; the default differs */
-    {"log.connection.close", "false"}, /* an idle connection that is closed is no failure */
-    {"statistics.interval.ms", "1000"},
-};
-
-static int set_property(rd_kafka_conf_t *conf,
-                        const char *name,
-                        const char *value,
-                        char *errstr,
-                        size_t errstr_len)
-{
-    char reason[256] = "";
-    if (rd_kafka_conf_set(conf, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK) {
-        return 0;
-    }
-    snprintf(errstr, errstr_len, "option rdkafka.%s: %s", name,
-             reason[0] != '\0' ? reason : "the Kafka client does not accept this value");
-    return MM_EKAFKA;
-}
-
-static size_t get_max_message(const rd_kafka_conf_t *conf)
-{
-    char value[32];
-    size_t len = sizeof value;
-    if (rd_kafka_conf_get(conf, "message.max.bytes", value, &len) != RD_KAFKA_CONF_OK) {
-        return 1000000;
-    }
-    return strtoul(value, NULL, 10);
-}
-
-/* The client's queue is a window over the spool and never larger than it, but a message of the
- * largest size must find room: the client refuses for ever what is larger than its queue. */
-static int set_queue_size(rd_kafka_conf_t *conf,
-                          const struct mm_kafka_options *opts,
-                          char *errstr,
-                          size_t errstr_len)
-{
-    const struct mm_config *config = opts->config;
-    uint32_t n = config->kafka_workers == 0 ? 1 : config->kafka_workers;
-    uint64_t max_kbytes = (opts->loose ? MAX_LOOSE_KBYTES : MAX_QUEUE_KBYTES) / n;
-    uint64_t kbytes = config->spool_max_bytes / n / 1024;
-    kbytes = kbytes > max_kbytes ? max_kbytes : kbytes;
-    uint64_t least = 2 * (uint64_t)get_max_message(conf) / 1024 + 1;
-    kbytes = kbytes < least ? least : kbytes;
-    char value[24];
-    snprintf(value, sizeof value, "%llu", (unsigned long long)kbytes);
-    int err = set_property(conf, "queue.buffering.max.kbytes", value, errstr, errstr_len);
-    if (err == 0) {
-        uint32_t messages = MAX_QUEUE_MESSAGES / n;
-        messages = messages < MIN_QUEUE_MESSAGES ? MIN_QUEUE_MESSAGES : messages;
-        messages = opts->loose ? MAX_LOOSE_MESSAGES : messages;
-        snprintf(value, sizeof value, "%u", messages);
-        err = set_property(conf, "queue.buffering.max.messages", value, errstr, errstr_len);
-    }
-    return err;
-}
-
-static int configure(rd_kafka_conf_t *conf,
-                     const struct mm_kafka_options *opts,
-                     char *errstr,
-                     size_t errstr_len)
-{
-    int err = 0;
-    for (size_t i = 0; err == 0 && i < sizeof settings / sizeof settings[0]; i++) {
-        err = set_property(conf, settings[i].name, settings[i].value, errstr, errstr_len);
-    }
-    for (size_t i = 0; err == 0 && i < opts->config->n_properties; i++) {
-        err = set_property(conf, opts->config->properties[i].name,
-                           opts->config->properties[i].value, errstr, errstr_len);
-    }
-    if (err == 0) {
-        err = set_property(conf, "bootstrap.servers", opts->config->kafka_bootstrap, errstr,
-                           errstr_len);
-    }
-    if (err == 0) {
-        err = set_queue_size(conf, opts, errstr, errstr_len);
-    }
-    if (err == 0 && opts->single) {
-        err = set_property(conf, "batch.num.messages", "1", errstr, errstr_len);
-    }
-    if (err == 0 && opts->loose) {
-        err = set_property(conf, "enable.gapless.guarantee", "false", errstr, errstr_len);
-    }
-    return err;
-}
-
-/* The function behind the property "partitioner". Only those that give one key one partition: the
- * settings are checked for that. */
-static partitioner_fn choose_partitioner(const rd_kafka_conf_t *conf)
-{
-    static const struct
-    {
-        const char *name;
-        partitioner_fn function;
-    } partitioners[] = {
-        {"murmur2_random", rd_kafka_msg_partitioner_murmur2_random},
-        {"murmur2", rd_kafka_msg_partitioner_murmur2},
-        {"consistent_random", rd_kafka_msg_partitioner_consistent_random},
-        {"consistent", rd_kafka_msg_partitioner_consistent},
-        {"fnv1a_random", rd_kafka_msg_partitioner_fnv1a_random},
-        {"fnv1a", rd_kafka_msg_partitioner_fnv1a},
-    };
-    char value[64] = "";
-    size_t len = sizeof value;
-    (void)rd_kafka_conf_get(conf, "partitioner", value, &len);
-    for (size_t i = 0; i < sizeof partitioners / sizeof partitioners[0]; i++) {
-        if (strcmp(value, partitioners[i].name) == 0) {
-            return partitioners[i].function;
-        }
-    }
-    return partitioners[0].function;
-}
 
 int mm_kafka_new(const struct mm_kafka_options *opts,
                  struct mm_kafka **out,
@@ -441,11 +287,11 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->quiet = opts->quiet;
     k->loose = opts->loose;
     k->up = opts->up;
-    err = configure(conf, opts, errstr, errstr_len);
+    err = mm_kafka_configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
         goto fail;
     }
-    k->partitioner = choose_partitioner(conf);
+    k->partitioner = mm_kafka_partitioner(conf);
     rd_kafka_conf_set_opaque(conf, k);
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     rd_kafka_conf_set_error_cb(conf, on_error);
@@ -455,11 +301,11 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     char reason[256];
     k->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, reason, sizeof reason);
     if (k->rk == NULL) {
-        snprintf(errstr, errstr_len, "the Kafka client could not be made: %s", reason);
+        mm_kafka_explain_new(opts->config, reason, errstr, errstr_len);
         err = MM_EKAFKA;
         goto fail;
     }
-    k->max_message = get_max_message(rd_kafka_conf(k->rk));
+    k->max_message = mm_kafka_conf_max_message(rd_kafka_conf(k->rk));
     *out = k;
     return 0;
 

@@ -1,6 +1,7 @@
 #include "mm_options.h"
 
 #include "mm_config.h"
+#include "mm_keyfile.h"
 #include "mm_lanes.h"
 #include "mm_property.h"
 #include "mm_route.h"
@@ -53,6 +54,42 @@ static const struct mm_option_word log_level_words[] = {
     {"warn", MM_LOG_WARN, false},
     {"error", MM_LOG_ERROR, false},
     {"fatal", MM_LOG_ERROR, true}, /* the Go program's */
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word protocol_words[] = {
+    {"plaintext", MM_PROTOCOL_PLAINTEXT, false},
+    {"ssl", MM_PROTOCOL_SSL, false},
+    {"sasl_plaintext", MM_PROTOCOL_SASL_PLAINTEXT, false},
+    {"sasl_ssl", MM_PROTOCOL_SASL_SSL, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word mechanism_words[] = {
+    {"PLAIN", MM_MECHANISM_PLAIN, false},
+    {"SCRAM-SHA-256", MM_MECHANISM_SCRAM_SHA_256, false},
+    {"SCRAM-SHA-512", MM_MECHANISM_SCRAM_SHA_512, false},
+    {"OAUTHBEARER", MM_MECHANISM_OAUTHBEARER, false},
+    {"GSSAPI", MM_MECHANISM_GSSAPI, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word compression_words[] = {
+    {"none", MM_COMPRESSION_NONE, false},
+    {"gzip", MM_COMPRESSION_GZIP, false},
+    {"snappy", MM_COMPRESSION_SNAPPY, false},
+    {"lz4", MM_COMPRESSION_LZ4, false},
+    {"zstd", MM_COMPRESSION_ZSTD, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word partitioner_words[] = {
+    {"murmur2_random", MM_PARTITIONER_MURMUR2_RANDOM, false},
+    {"murmur2", MM_PARTITIONER_MURMUR2, false},
+    {"consistent_random", MM_PARTITIONER_CONSISTENT_RANDOM, false},
+    {"consistent", MM_PARTITIONER_CONSISTENT, false},
+    {"fnv1a_random", MM_PARTITIONER_FNV1A_RANDOM, false},
+    {"fnv1a", MM_PARTITIONER_FNV1A, false},
     {NULL, 0, false},
 };
 
@@ -115,6 +152,137 @@ static const struct mm_option_def defs[] = {
         FIELD(kafka_retry_interval_s), .min = 1, .max = 3600,
         .unit = " of seconds",
         .meaning = "Pause before something that Kafka refused is tried again.",
+    },
+    {
+        .name = "kafka_compression", .fallback = "none", .type = MM_TYPE_WORD, .quiet = true,
+        FIELD(kafka_compression), .words = compression_words,
+        .properties = {"compression.codec", "compression.type"},
+        .meaning = "How batches of messages are compressed on their way to Kafka and in it.",
+    },
+    {
+        .name = "kafka_partitioner", .fallback = "murmur2_random", .type = MM_TYPE_WORD,
+        .quiet = true, FIELD(kafka_partitioner), .words = partitioner_words,
+        .properties = {"partitioner"},
+        .meaning = "How the partition follows from the key. `murmur2_random` and `murmur2` choose "
+                   "as Kafka's Java client does; what has no key goes to any partition with "
+                   "`…_random`, else to always the same one.",
+    },
+    {
+        .name = "kafka_linger_ms", .fallback = "5", .type = MM_TYPE_NUMBER, .quiet = true,
+        FIELD(kafka_linger_ms), .max = MM_PROPERTY_LINGER_MAX_MS, .unit = " of milliseconds",
+        .properties = {"linger.ms", "queue.buffering.max.ms"},
+        .meaning = "How long a message waits for others, to go to Kafka in one batch with them.",
+    },
+    {
+        .name = "kafka_security_protocol", .fallback = "plaintext", .type = MM_TYPE_WORD,
+        .quiet = true, FIELD(security.protocol), .words = protocol_words,
+        .properties = {"security.protocol"},
+        .meaning = "What the Kafka listener at `kafka_broker` speaks: `ssl` is TLS, `sasl_ssl` TLS "
+                   "and SASL ([Security](#security)).",
+    },
+    {
+        .name = "kafka_tls_ca_file", .type = MM_TYPE_FILE, FIELD(security.tls_ca_file),
+        .file = MM_KEYFILE_CERTIFICATES, .properties = {"ssl.ca.location"},
+        .meaning = "The authorities that may sign the certificates of Kafka's brokers, in PEM. Not "
+                   "set: those that the system trusts.",
+    },
+    {
+        .name = "kafka_tls_cert_file", .type = MM_TYPE_FILE, FIELD(security.tls_cert_file),
+        .file = MM_KEYFILE_CERTIFICATES, .properties = {"ssl.certificate.location"},
+        .meaning = "Our own certificate in PEM, with those between it and its authority behind it, "
+                   "for Kafka that asks its clients for one (mutual TLS).",
+    },
+    {
+        .name = "kafka_tls_key_file", .type = MM_TYPE_FILE, FIELD(security.tls_key_file),
+        .file = MM_KEYFILE_KEY, .properties = {"ssl.key.location"},
+        .meaning = "The private key of `kafka_tls_cert_file`, in PEM.",
+    },
+    {
+        .name = "kafka_tls_key_password", .type = MM_TYPE_SECRET, FIELD(security.tls_key_password),
+        .properties = {"ssl.key.password"},
+        .meaning = "The password of `kafka_tls_key_file`, if it is encrypted.",
+    },
+    {
+        .name = "kafka_tls_key_password_file", .type = MM_TYPE_FILE,
+        FIELD(security.tls_key_password_file), .file = MM_KEYFILE_SECRET,
+        .properties = {"ssl.key.password"},
+        .meaning = "A file with that password.",
+    },
+    {
+        .name = "kafka_tls_verify_hostname", .fallback = "true", .type = MM_TYPE_WORD,
+        .quiet = true, FIELD(security.tls_verify_hostname), .words = booleans,
+        .properties = {"ssl.endpoint.identification.algorithm"},
+        .meaning = "Whether the certificate of a Kafka broker has to name the host that was "
+                   "connected to. With `false` whoever has any certificate of a trusted authority "
+                   "can pose as Kafka, and read and swallow all messages.",
+    },
+    {
+        .name = "kafka_sasl_mechanism", .type = MM_TYPE_WORD, FIELD(security.mechanism),
+        .words = mechanism_words, .properties = {"sasl.mechanisms", "sasl.mechanism"},
+        .meaning = "How the plugin says who it is ([Security](#security)).",
+    },
+    {
+        .name = "kafka_sasl_username", .type = MM_TYPE_TEXT, FIELD(security.username),
+        .properties = {"sasl.username"},
+        .meaning = "Who the plugin is for Kafka, with PLAIN and SCRAM.",
+    },
+    {
+        .name = "kafka_sasl_password", .type = MM_TYPE_SECRET, FIELD(security.password),
+        .properties = {"sasl.password"},
+        .meaning = "The password of `kafka_sasl_username`.",
+    },
+    {
+        .name = "kafka_sasl_password_file", .type = MM_TYPE_FILE, FIELD(security.password_file),
+        .file = MM_KEYFILE_SECRET, .properties = {"sasl.password"},
+        .meaning = "A file with that password.",
+    },
+    {
+        .name = "kafka_oauth_token_endpoint_url", .type = MM_TYPE_URL,
+        FIELD(security.oauth_token_endpoint_url),
+        .properties = {"sasl.oauthbearer.token.endpoint.url"},
+        .meaning = "Where OAUTHBEARER gets its token (OpenID Connect, client credentials).",
+    },
+    {
+        .name = "kafka_oauth_client_id", .type = MM_TYPE_TEXT, FIELD(security.oauth_client_id),
+        .properties = {"sasl.oauthbearer.client.id"},
+        .meaning = "Who the plugin is for the token endpoint.",
+    },
+    {
+        .name = "kafka_oauth_client_secret", .type = MM_TYPE_SECRET,
+        FIELD(security.oauth_client_secret), .properties = {"sasl.oauthbearer.client.secret"},
+        .meaning = "The secret of `kafka_oauth_client_id`.",
+    },
+    {
+        .name = "kafka_oauth_client_secret_file", .type = MM_TYPE_FILE,
+        FIELD(security.oauth_client_secret_file), .file = MM_KEYFILE_SECRET,
+        .properties = {"sasl.oauthbearer.client.secret"},
+        .meaning = "A file with that secret.",
+    },
+    {
+        .name = "kafka_oauth_scope", .type = MM_TYPE_TEXT, FIELD(security.oauth_scope),
+        .properties = {"sasl.oauthbearer.scope"},
+        .meaning = "The scope that the token is asked for.",
+    },
+    {
+        .name = "kafka_oauth_extensions", .type = MM_TYPE_TEXT, FIELD(security.oauth_extensions),
+        .expected = "key=value, several separated by ',', without control characters",
+        .properties = {"sasl.oauthbearer.extensions"},
+        .meaning = "What is told to Kafka beside the token: `logicalCluster=lkc-1,…`.",
+    },
+    {
+        .name = "kafka_kerberos_service_name", .type = MM_TYPE_TEXT,
+        FIELD(security.kerberos_service_name), .properties = {"sasl.kerberos.service.name"},
+        .meaning = "The first part of the brokers' Kerberos principal. Not set: `kafka`.",
+    },
+    {
+        .name = "kafka_kerberos_principal", .type = MM_TYPE_TEXT,
+        FIELD(security.kerberos_principal), .properties = {"sasl.kerberos.principal"},
+        .meaning = "Our Kerberos principal, for GSSAPI.",
+    },
+    {
+        .name = "kafka_kerberos_keytab", .type = MM_TYPE_FILE, FIELD(security.kerberos_keytab),
+        .file = MM_KEYFILE_OTHER, .properties = {"sasl.kerberos.keytab"},
+        .meaning = "The keytab with the key of `kafka_kerberos_principal`.",
     },
     {
         .name = "kafka_test_message", .fixed = true, .fallback = "false", .type = MM_TYPE_WORD,
@@ -347,10 +515,33 @@ static void list_words(const struct mm_option_word *words, char *dst, size_t dst
     }
 }
 
+/* Where the type says it all; NULL: it does not. */
+static const char *expected_of_type(const struct mm_option_def *def)
+{
+    static const char *const files[] = {
+        [MM_KEYFILE_CERTIFICATES] = "the absolute path of a PEM file with a certificate",
+        [MM_KEYFILE_KEY] = "the absolute path of a PEM file with a private key",
+        [MM_KEYFILE_SECRET] = "the absolute path of a file of one line",
+        [MM_KEYFILE_OTHER] = "the absolute path of a file",
+    };
+    switch (def->type) {
+        case MM_TYPE_FILE:
+            return files[def->file];
+        case MM_TYPE_TEXT:
+        case MM_TYPE_SECRET:
+            return "1 to 1024 bytes without control characters";
+        case MM_TYPE_URL:
+            return "an address that begins with http:// or https://";
+        default:
+            return NULL;
+    }
+}
+
 void mm_option_expected(const struct mm_option_def *def, char *dst, size_t dst_len)
 {
-    if (def->expected != NULL) {
-        snprintf(dst, dst_len, "%s", def->expected);
+    const char *expected = def->expected != NULL ? def->expected : expected_of_type(def);
+    if (expected != NULL) {
+        snprintf(dst, dst_len, "%s", expected);
     } else if (def->words != NULL) {
         list_words(def->words, dst, dst_len);
     } else if (def->type == MM_TYPE_SIZE) {

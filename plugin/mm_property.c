@@ -37,9 +37,8 @@ static const struct
      "this is a pointer in a program, not a setting"},
 };
 
-/* The stop waits 5 s for what is under way. */
-#define LINGER_MAX_MS 1000
-#define LINGER_MAX_MS_TEXT "1000"
+#define TEXT_OF(number) TEXT(number)
+#define TEXT(token) #token
 
 #define N_REFUSALS (sizeof refusals / sizeof refusals[0])
 #define N_REFUSAL_NAMES (sizeof refusals[0].names / sizeof refusals[0].names[0])
@@ -100,7 +99,8 @@ static bool is_good_linger(const char *value)
 {
     char *end;
     double ms = strtod(value, &end);
-    return isdigit((unsigned char)value[0]) && *end == '\0' && ms >= 0 && ms <= LINGER_MAX_MS;
+    return isdigit((unsigned char)value[0]) && *end == '\0' && ms >= 0 &&
+           ms <= MM_PROPERTY_LINGER_MAX_MS;
 }
 
 const char *mm_property_fault(const char *name, const char *value)
@@ -110,8 +110,8 @@ const char *mm_property_fault(const char *name, const char *value)
     }
     if ((strcmp(name, "linger.ms") == 0 || strcmp(name, "queue.buffering.max.ms") == 0) &&
         !is_good_linger(value)) {
-        return "not valid: expected a number of milliseconds from 0 to " LINGER_MAX_MS_TEXT
-               "; what lingers longer is lost when the broker stops";
+        return "not valid: expected a number of milliseconds from 0 to " TEXT_OF(
+            MM_PROPERTY_LINGER_MAX_MS) "; what lingers longer is lost when the broker stops";
     }
     if (strcmp(name, "partitioner") == 0 && !is_good_partitioner(value)) {
         return "not valid: expected murmur2_random, murmur2, consistent_random, consistent, "

@@ -15,6 +15,7 @@ from harness import mqtt
 from harness.broker import Broker, plugin_file
 from harness.consumer import wait_records
 from harness.kafka import Cluster
+from harness.secure import SecureKafka
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLE = _ROOT / "mosquitto.conf.example"
@@ -25,6 +26,8 @@ _README = _ROOT / "README.md"
 _FAILURES = _ROOT / "docs" / "failures.md"
 _OPERATIONS = _ROOT / "docs" / "operations.md"
 
+# The options of a secured Kafka: not all of them at once make sense.
+_SECURITY = r"kafka_(security|tls|sasl|oauth|kerberos)_"
 _OPTION_LINE = re.compile(r"^(?P<off>#?)plugin_opt_(?P<name>\S+) (?P<value>.+)$")
 
 
@@ -106,12 +109,13 @@ def _use_example(broker: Broker, kafka: Cluster, topic: str, text: str) -> None:
 @pytest.mark.parametrize("everything", [False, True], ids=["as it stands", "with every option set"])
 def test_the_example_works(kafka: Cluster, make_broker: MakeBroker, everything: bool) -> None:
     """A real broker starts with mosquitto.conf.example, and a message arrives in Kafka; also with all that is commented
-    out in use, but for the properties of librdkafka, of which some exclude each other."""
+    out in use, but for the properties of librdkafka and the options of security, of which some exclude each other."""
     topic = kafka.new_topic()
     text = _EXAMPLE.read_text()
     if everything:
-        text = re.sub(r"^#(?=plugin_opt_(?!rdkafka\.)|max_packet_size )", "", text, flags=re.MULTILINE)
-        assert len(re.findall(r"^plugin_opt_", text, re.MULTILINE)) == len(_known_options())
+        text = re.sub(rf"^#(?=plugin_opt_(?!rdkafka\.|{_SECURITY})|max_packet_size )", "", text, flags=re.MULTILINE)
+        used = [name for name in _known_options() if not re.match(_SECURITY, name)]
+        assert len(re.findall(r"^plugin_opt_", text, re.MULTILINE)) == len(used) > 20
         for name in ("kafka_test_topic", "dead_letter_topic"):
             text = _replace(text, rf"^plugin_opt_{name} .*$", f"plugin_opt_{name} {kafka.new_topic()}")
         text = _replace(text, r"(?<=^plugin_opt_route plant/\+/alarm,office/\+/alarm )alarms$", kafka.new_topic())
@@ -139,9 +143,25 @@ def test_properties_in_the_example_are_librdkafkas(make_broker: MakeBroker) -> N
     _, log = broker.run_refused()
     mistakes = re.findall(r"metamorphosis: (option .*)", log)
     assert len(mistakes) == 1 and "kafka_workers" in mistakes[0], log
-    usable = {name: value for name, value in options.items() if not name.startswith(("rdkafka.ssl", "rdkafka.sec"))}
-    assert len(usable) > 3
-    make_broker({**usable, "kafka_broker": "127.0.0.1:1"}).start()
+    make_broker({**options, "kafka_broker": "127.0.0.1:1"}).start()
+
+
+@pytest.mark.parametrize("kind", ["tls", "mtls", "sasl_tls"])
+def test_security_in_the_example(secure_kafka: SecureKafka, make_broker: MakeBroker, kind: str) -> None:
+    """The options of security that the example shows, those of one kind at a time, with files and names that are there:
+    a message arrives in Kafka."""
+    topic = secure_kafka.new_topic()
+    wanted = secure_kafka.options(kind)
+    if kind == "sasl_tls":
+        password = make_broker().directory / "password"
+        password.write_text(wanted.pop("kafka_sasl_password") + "\n")
+        password.chmod(0o600)
+        wanted["kafka_sasl_password_file"] = str(password)
+    options = {name: entry.value for name, entry in _example_options() if name in wanted}
+    assert options.keys() == wanted.keys()
+    broker = make_broker({**options, **wanted, "kafka_topic": topic}).start()
+    mqtt.publish_all(broker.port, [("a", b"x")])
+    wait_records(secure_kafka.bootstrap, topic, 1)
 
 
 def _documented_metrics() -> set[str]:

@@ -1,0 +1,49 @@
+/* mm_kafka_impl.h - a producer's configuration, for those files that know librdkafka: mm_kafka.c,
+ * which owns the producer, and mm_kafka_conf.c, which makes its configuration of our settings.
+ *
+ * Thread: setup or worker. */
+#ifndef MM_KAFKA_IMPL_H
+#define MM_KAFKA_IMPL_H
+
+#include "mm_kafka.h"
+
+#include <librdkafka/rdkafka.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int32_t (*mm_kafka_partitioner_fn)(const rd_kafka_topic_t *rkt,
+                                           const void *key,
+                                           size_t key_len,
+                                           int32_t n_partitions,
+                                           void *topic_opaque,
+                                           void *message_opaque);
+
+/* Set all but the callbacks. Files with secrets are read here; those of TLS are read by librdkafka
+ * when the producer is made.
+ *
+ * Errors: MM_EKAFKA; errstr names the option or property and the reason, and no secret. */
+int mm_kafka_configure(rd_kafka_conf_t *conf,
+                       const struct mm_kafka_options *opts,
+                       char *errstr,
+                       size_t errstr_len);
+
+/* The value of a property, or "" when there is none. Returns dst. */
+const char *mm_kafka_property(const rd_kafka_conf_t *conf,
+                              const char *name,
+                              char *dst,
+                              size_t dst_len);
+
+/* The function behind the property "partitioner". Only those that give one key one partition: the
+ * settings are checked for that. */
+mm_kafka_partitioner_fn mm_kafka_partitioner(const rd_kafka_conf_t *conf);
+
+/* The largest message that is taken, bytes. */
+size_t mm_kafka_conf_max_message(const rd_kafka_conf_t *conf);
+
+/* Say in our words why librdkafka did not make a producer of this configuration. */
+void mm_kafka_explain_new(const struct mm_config *config,
+                          const char *reason,
+                          char *errstr,
+                          size_t errstr_len);
+
+#endif
