@@ -258,6 +258,10 @@ void mm_spool_checkpoint(struct mm_spool *s);
  * since, less those found to be lost. Thread: any. */
 uint64_t mm_spool_to_take(const struct mm_spool *s);
 
+/* Leave so many bytes of the budget to the other logs that share it: from now on none of them are
+ * taken for this one. 0 at first. Thread: any. */
+void mm_spool_leave(struct mm_spool *s, uint64_t bytes);
+
 /* Thread: any. */
 void mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out);
 

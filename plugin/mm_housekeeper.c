@@ -129,7 +129,8 @@ static bool make_room(struct mm_spool *s, uint64_t wanted)
         atomic_store_explicit(&s->wanted, 0, memory_order_relaxed);
     }
     uint64_t allocated = atomic_load_explicit(&s->budget->allocated, memory_order_relaxed);
-    return allocated <= s->budget->max_bytes && s->budget->max_bytes - allocated >= wanted &&
+    uint64_t limit = mm_spool_limit(s);
+    return allocated <= limit && limit - allocated >= wanted &&
            (s->dir == NULL || mm_spool_space_for(s, wanted));
 }
 
@@ -148,7 +149,7 @@ static void look_at_space(struct mm_spool *s, uint64_t now_ns)
     uint64_t old = atomic_load_explicit(&s->allocated, memory_order_relaxed);
     old -= old < s->segment_size ? old : s->segment_size;
     s->taken = free_bytes + old < s->min_free + s->segment_size;
-    uint64_t limit_left = s->budget->max_bytes;
+    uint64_t limit_left = mm_spool_limit(s);
     uint64_t allocated = atomic_load_explicit(&s->budget->allocated, memory_order_relaxed);
     limit_left = allocated < limit_left ? limit_left - allocated : 0;
     bool low = ours < 2 * (uint64_t)s->segment_size && limit_left >= s->segment_size;

@@ -26,6 +26,9 @@
 #define SEGMENT_UNIT (UINT64_C(32) * 1024)
 #define SEGMENT_MAX (UINT64_C(1024) * 1024)
 
+/* Of the limit so much is kept for them. */
+#define ROOM_PART 16
+
 #define PASS_MS 20
 #define SECOND_NS UINT64_C(1000000000)
 
@@ -105,6 +108,15 @@ static uint32_t segment_bytes(const struct mm_config *config)
     uint64_t size = config->spool_max_bytes / n / SEGMENT_UNIT * SEGMENT_UNIT;
     size = size < SEGMENT_UNIT ? SEGMENT_UNIT : size;
     return (uint32_t)(size > SEGMENT_MAX ? SEGMENT_MAX : size);
+}
+
+/* What the spool leaves of the limit for logs of parked lanes: were it full when the first record
+ * of a lane is to be laid aside, that record could not leave it, and no other behind. */
+static uint64_t room_to_park(const struct mm_config *config)
+{
+    uint64_t part = config->spool_max_bytes / ROOM_PART;
+    uint64_t least = UINT64_C(2) * segment_bytes(config->spool_max_bytes);
+    return mm_route_n_possible(config) == 1 ? 0 : part > least ? part : least;
 }
 
 /* Open or make the log of a shelf. */
@@ -810,6 +822,9 @@ int mm_park_open(const struct mm_park_options *opts,
     }
     p->opts = *opts;
     init_locks(p);
+    if (opts->budget != NULL) {
+        mm_spool_leave(opts->spool, room_to_park(opts->config));
+    }
     if (opts->config->spool_dir != NULL) {
         int err = mm_parkdir_open(opts->config, opts->lanes, &p->dir, errstr, errstr_len);
         if (err == 0) {

@@ -91,25 +91,38 @@ uint64_t mm_spool_acked(const struct mm_spool *s)
 /* --- append (producer) --------------------------------------------------------------------------
  */
 
+uint64_t mm_spool_limit(const struct mm_spool *s)
+{
+    uint64_t leave = atomic_load_explicit(&s->leave, memory_order_relaxed);
+    return leave < s->budget->max_bytes ? s->budget->max_bytes - leave : 0;
+}
+
+void mm_spool_leave(struct mm_spool *s, uint64_t bytes)
+{
+    atomic_store_explicit(&s->leave, bytes, memory_order_relaxed);
+}
+
 /* Count bytes as taken if the limit allows it, with `margin` bytes to spare. */
 static bool reserve(struct mm_spool *s, uint64_t bytes, uint64_t margin)
 {
     struct mm_spool_budget *budget = s->budget;
+    uint64_t limit = mm_spool_limit(s);
     uint64_t now = atomic_load_explicit(&budget->allocated, memory_order_relaxed);
     do {
-        if (now > budget->max_bytes || bytes + margin > budget->max_bytes - now) {
+        if (now > limit || bytes + margin > limit - now) {
             return false;
         }
     } while (!atomic_compare_exchange_weak_explicit(&budget->allocated, &now, now + bytes,
-                                                    memory_order_relaxed, memory_order_relaxed));
+                                                    memory_order_acquire, memory_order_relaxed));
     atomic_fetch_add_explicit(&s->allocated, bytes, memory_order_relaxed);
     return true;
 }
 
 void mm_spool_release_bytes(struct mm_spool *s, uint64_t bytes)
 {
-    atomic_fetch_sub_explicit(&s->budget->allocated, bytes, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&s->allocated, bytes, memory_order_relaxed);
+    /* In this order: who takes what the budget has again must not find it counted here twice. */
+    atomic_fetch_sub_explicit(&s->allocated, bytes, memory_order_release);
+    atomic_fetch_sub_explicit(&s->budget->allocated, bytes, memory_order_release);
 }
 
 /* Is there so much space in the file system that others keep theirs? */
@@ -222,7 +235,8 @@ static int large_segment(struct mm_spool *s, uint64_t size, struct mm_segment **
 {
     uint32_t start = s->dir == NULL ? 0 : MM_LAYOUT_HEADER_LEN;
     uint32_t rounded = size > UINT32_MAX - start ? 0 : mm_segment_round(size + start);
-    if (rounded == 0 || rounded > s->max_bytes - s->segment_size) {
+    uint64_t limit = mm_spool_limit(s) < s->max_bytes ? mm_spool_limit(s) : s->max_bytes;
+    if (rounded == 0 || rounded + (uint64_t)s->segment_size > limit) {
         return MM_ETOOBIG;
     }
     int err = mm_spool_new_segment(s, rounded, 0, out);

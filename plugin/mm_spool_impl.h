@@ -197,6 +197,7 @@ struct mm_spool
 
     /* both */
     alignas(64) _Atomic uint64_t allocated; /* bytes of all segments */
+    _Atomic uint64_t leave;                 /* bytes of the budget that are for other logs */
     _Atomic uint64_t n_segments;            /* linked into the log */
     _Atomic uint64_t next_file;
     _Atomic uint64_t repeats_left;
@@ -234,6 +235,9 @@ int mm_spool_new_segment(struct mm_spool *s,
                          uint32_t size,
                          uint64_t margin,
                          struct mm_segment **out);
+
+/* Bytes of the budget that this log may have. */
+uint64_t mm_spool_limit(const struct mm_spool *s);
 
 /* Is there so much space in the file system that others keep theirs? */
 bool mm_spool_space_for(struct mm_spool *s, uint64_t bytes);

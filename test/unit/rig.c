@@ -317,6 +317,7 @@ int rig_publish(struct rig *g, const char *topic, const void *payload, size_t pa
     clock_gettime(CLOCK_REALTIME, &t);
     struct mm_record r = {
         .time_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,
+        .flags = 1,
         .type = MM_RECORD_MESSAGE,
         .topic = topic,
         .topic_len = (uint16_t)strlen(topic),

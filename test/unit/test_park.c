@@ -469,6 +469,60 @@ static void restart(struct rig *g, uint32_t drain_ms)
     rig_start(g);
 }
 
+/* An outage has filled the spool to its limit, and when Kafka comes back one Kafka topic of several
+ * is not to be had: there is room to lay its messages aside all the same, or nothing would go on.
+ */
+static void check_full_spool(struct rig *g)
+{
+    static const char payload[1000];
+    uint64_t n_heat = 0;
+    uint64_t n_else = 0;
+    rig_refuse(g, "heat", MISSING);
+    rd_kafka_mock_broker_set_down(g->cluster, 1);
+    rig_start(g);
+    for (int n_tries = 0; n_tries < 300;) {
+        bool heat = (n_heat + n_else) % 8 == 0;
+        if (rig_publish(g, heat ? "heat/a" : "else", payload, sizeof payload) != 0) {
+            n_tries++; /* a segment may just be being made */
+            sleep_ms(1);
+            continue;
+        }
+        n_tries = 0;
+        n_heat += heat;
+        n_else += !heat;
+    }
+    assert_true(rig_figures(g).spool.full);
+    rd_kafka_mock_broker_set_up(g->cluster, 1);
+    assert_true(rig_wait_delivered(g, n_else, 15000));
+    assert_true(wait_parked(g, LANE_HEAT, n_heat, 5000));
+    uint64_t end = now_ms() + 5000;
+    while (rig_publish(g, "else", payload, sizeof payload) != 0 && now_ms() < end) {
+        sleep_ms(5); /* segments are just being deleted */
+    }
+    assert_true(rig_wait_delivered(g, n_else + 1, 5000));
+    rig_refuse(g, "heat", GRANTED);
+    assert_true(rig_wait_empty(g, 15000));
+    assert_int_equal(rig_figures(g).delivered, n_heat + n_else + 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+static void test_a_full_spool_has_room_to_park(void **state)
+{
+    (void)state;
+    struct rig *g = routed_rig();
+    rig_option(g, "spool_max_bytes", "4M");
+    check_full_spool(g);
+}
+
+static void test_a_full_disk_spool_has_room_to_park(void **state)
+{
+    (void)state;
+    struct place place;
+    check_full_spool(disk_rig(&place));
+    remove_all(place.dir);
+}
+
 static void test_what_is_parked_outlives_the_process(void **state)
 {
     (void)state;
@@ -781,6 +835,8 @@ int main(void)
         cmocka_unit_test(test_poison_in_a_parked_log_is_a_dead_letter),
         cmocka_unit_test(test_a_full_parked_log_loses_nothing),
         cmocka_unit_test(test_a_lane_that_cannot_be_parked_is_waited_for),
+        cmocka_unit_test(test_a_full_spool_has_room_to_park),
+        cmocka_unit_test(test_a_full_disk_spool_has_room_to_park),
         cmocka_unit_test(test_tries_become_rarer),
         cmocka_unit_test(test_a_stop_with_parked_topics_ends_in_time),
         cmocka_unit_test(test_what_is_parked_outlives_the_process),
