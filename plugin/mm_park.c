@@ -115,7 +115,7 @@ static uint32_t segment_bytes(const struct mm_config *config)
 static uint64_t room_to_park(const struct mm_config *config)
 {
     uint64_t part = config->spool_max_bytes / ROOM_PART;
-    uint64_t least = UINT64_C(2) * segment_bytes(config->spool_max_bytes);
+    uint64_t least = UINT64_C(2) * segment_bytes(config);
     return mm_route_n_possible(config) == 1 ? 0 : part > least ? part : least;
 }
 
