@@ -159,6 +159,7 @@ struct mm_config_source
     void *getenv_arg;
     mm_config_report_fn report; /* NULL: findings are not told */
     void *report_arg;
+    bool form_only; /* do not look at the files that options name; the config_file is read */
 };
 
 /* Check everything and make the settings. The caller frees *out with mm_config_free().

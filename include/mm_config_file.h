@@ -25,6 +25,7 @@ struct mm_config_file
     size_t n_mistakes; /* lines that were reported */
     unsigned mode;     /* the file's permission bits; 0 for a text in memory */
     char *text;        /* what options point into */
+    size_t text_len;
 };
 
 /* Read a file. The path is borrowed by the places. The caller frees *out with

@@ -100,6 +100,7 @@ int mm_config_file_parse(const char *text,
         return MM_ENOMEM;
     }
     memcpy(file->text, text, len);
+    file->text_len = len;
     file->text[len] = '\0';
     split_text(file, file->text, len, path, report, report_arg);
     *out = file;
@@ -168,6 +169,9 @@ int mm_config_file_read(const char *path,
         (*out)->mode = (unsigned)st.st_mode & 07777;
     }
 out:
+    if (text != NULL) {
+        explicit_bzero(text, len);
+    }
     free(text);
     if (fd >= 0) {
         close(fd);
@@ -179,6 +183,9 @@ void mm_config_file_free(struct mm_config_file *file)
 {
     if (file == NULL) {
         return;
+    }
+    if (file->text != NULL) {
+        explicit_bzero(file->text, file->text_len); /* there may be secrets in it */
     }
     free(file->text);
     free(file->places);

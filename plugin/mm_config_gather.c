@@ -74,13 +74,22 @@ static int add_value(struct mm_setting *setting, char *text, struct mm_place pla
     return 0;
 }
 
+/* Given twice, without the values, since they may be secret. */
+static void report_hidden_twice(struct mm_parser *p, struct mm_place first)
+{
+    char place[MM_CONFIG_PATH_SHOWN_LEN + 32];
+    name_first_place(p, first, place, sizeof place);
+    mm_config_report(p, MM_LOG_ERROR, "%s: given twice%s%s", p->subject,
+                     place[0] != '\0' ? ", first" : "", place);
+}
+
 static void report_twice(struct mm_parser *p,
                          const struct mm_option_def *def,
                          const struct mm_value *first,
                          const char *second)
 {
     if (def->type == MM_TYPE_SECRET) {
-        mm_config_report(p, MM_LOG_ERROR, "%s: given twice", p->subject);
+        report_hidden_twice(p, first->place);
         return;
     }
     char place[MM_CONFIG_PATH_SHOWN_LEN + 32];
@@ -134,14 +143,10 @@ static void repeat_property(struct mm_parser *p,
                             const struct mm_config_property *first,
                             const char *value)
 {
-    char place[MM_CONFIG_PATH_SHOWN_LEN + 32];
     const bool in_both = is_in_config_file(p, p->place) && !is_in_config_file(p, first->place);
-    if (in_both && strcmp(first->value, value) == 0) {
-        return;
+    if (!in_both || strcmp(first->value, value) != 0) {
+        report_hidden_twice(p, first->place);
     }
-    name_first_place(p, first->place, place, sizeof place);
-    mm_config_report(p, MM_LOG_ERROR, "%s: given twice%s%s", p->subject,
-                     place[0] != '\0' ? ", first" : "", place);
 }
 
 /* Append a property; name and value become the settings'. */
@@ -387,7 +392,9 @@ void mm_config_gather_fini(struct mm_parser *p)
 {
     for (size_t i = 0; i < MM_N_OPTIONS; i++) {
         for (size_t k = 0; k < p->settings[i].n_values; k++) {
-            free(p->settings[i].values[k].text);
+            char *text = p->settings[i].values[k].text;
+            explicit_bzero(text, strlen(text)); /* it may be a secret */
+            free(text);
         }
         free(p->settings[i].values);
     }

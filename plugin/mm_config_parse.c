@@ -365,6 +365,9 @@ static int parse_path(struct mm_parser *p, const struct mm_option_def *def, cons
 static int parse_file(struct mm_parser *p, const struct mm_option_def *def, const char *value)
 {
     int rc = parse_path(p, def, value);
+    if (p->source->form_only) {
+        return rc;
+    }
     if (rc == 0) {
         rc = mm_keyfile_check(value, def->file, p->why, sizeof p->why);
     }

@@ -168,7 +168,8 @@ static void check_key(struct mm_parser *p)
                                             NULL};
         check_useless(p, names, "kafka_tls_key_file");
     }
-    if (s->tls_key_file != NULL && !has_password && mm_keyfile_is_encrypted(s->tls_key_file)) {
+    if (s->tls_key_file != NULL && !has_password && !p->source->form_only &&
+        mm_keyfile_is_encrypted(s->tls_key_file)) {
         char shown[MM_PRINTABLE_LEN];
         take(p, "kafka_tls_key_file");
         mm_config_report(
@@ -330,7 +331,7 @@ static void check_verification(struct mm_parser *p)
     for (size_t i = 0; i < p->config->n_properties; i++) {
         const struct mm_config_property *property = &p->config->properties[i];
         if (strcmp(property->name, name) == 0 && mm_equal_in_any_case(property->value, "false")) {
-            p->place = (struct mm_place){NULL, 0};
+            p->place = property->place;
             mm_config_report(p, MM_LOG_WARN,
                              "option " MM_PROPERTY_PREFIX
                              "%s: false: anybody on the way can pose as Kafka",

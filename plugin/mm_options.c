@@ -422,7 +422,11 @@ const struct mm_option_def *mm_option_find(const char *name)
 bool mm_option_is_secret(const char *name)
 {
     const size_t len = strlen(MM_PROPERTY_PREFIX);
-    return strncmp(name, MM_PROPERTY_PREFIX, len) == 0 && mm_property_is_secret(name + len);
+    if (strncmp(name, MM_PROPERTY_PREFIX, len) == 0) {
+        return mm_property_is_secret(name + len);
+    }
+    const struct mm_option_def *def = mm_option_find(name);
+    return def != NULL && def->kind == MM_OPTION_SETTING && def->type == MM_TYPE_SECRET;
 }
 
 const char *mm_option_variable(const struct mm_option_def *def, char dst[MM_OPTION_NAME_LEN])

@@ -42,7 +42,6 @@ struct args
     uint32_t timeout_s;
     bool json;
     bool strict;
-    bool form_only;
     bool connect;
     bool produce_test;
 };
@@ -86,7 +85,7 @@ static bool take_option(int option, struct args *args)
             args->settings.environment = true;
             return true;
         case OPT_FORM_ONLY:
-            args->form_only = true;
+            args->settings.form_only = true;
             return true;
         case OPT_USER:
             args->user = optarg;
@@ -151,8 +150,8 @@ static void check_all(const struct args *args, struct findings *f)
     struct settings s;
     if (settings_load(args->file, &args->settings, f, &s)) {
         check_broker(&s, f);
-        check_client(&s, f);
-        if (!args->form_only) {
+        check_client(&s, args->settings.form_only, f);
+        if (!args->settings.form_only) {
             check_machine(&s, broker_user(args, &s), f);
             check_tls(&s, f);
         }

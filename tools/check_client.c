@@ -33,8 +33,28 @@ static void ignore_report(void *arg, const struct mm_kafka_report *report)
     (void)report;
 }
 
+/* Where the option stands that a text begins with. */
+static struct mm_place place_of(const struct settings *s, const char *text)
+{
+    static const char prefix[] = "option ";
+    char name[MM_PROPERTY_MAX_LEN + sizeof MM_PROPERTY_PREFIX];
+    if (strncmp(text, prefix, strlen(prefix)) != 0) {
+        return findings_nowhere;
+    }
+    text += strlen(prefix);
+    const size_t len = strcspn(text, ": ");
+    if (len >= sizeof name) {
+        return findings_nowhere;
+    }
+    memcpy(name, text, len);
+    name[len] = '\0';
+    return settings_place(s, name);
+}
+
 /* Make the producer that the plugin would make, but let it talk to nobody. */
-static void check_together(const struct mm_config *config, struct findings *f)
+static void check_together(const struct settings *s,
+                           const struct mm_config *config,
+                           struct findings *f)
 {
     static char nowhere[] = "";
     struct mm_config lonely = *config;
@@ -43,12 +63,12 @@ static void check_together(const struct mm_config *config, struct findings *f)
     struct mm_kafka *kafka = NULL;
     char errstr[MM_LOG_LINE_LEN];
     if (mm_kafka_new(&opts, &kafka, errstr, sizeof errstr) != 0) {
-        findings_add(f, MM_LOG_ERROR, findings_nowhere, "%s", errstr);
+        findings_add(f, MM_LOG_ERROR, place_of(s, errstr), "%s", errstr);
     }
     mm_kafka_close(kafka, 0);
 }
 
-void check_client(const struct settings *s, struct findings *f)
+void check_client(const struct settings *s, bool form_only, struct findings *f)
 {
     const struct mm_config *config = settings_best(s);
     if (config == NULL) {
@@ -58,7 +78,7 @@ void check_client(const struct settings *s, struct findings *f)
     for (size_t i = 0; i < config->n_properties; i++) {
         check_property(&config->properties[i], f);
     }
-    if (f->n_errors == n_errors) {
-        check_together(config, f);
+    if (f->n_errors == n_errors && !form_only) {
+        check_together(s, config, f);
     }
 }

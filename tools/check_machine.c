@@ -105,6 +105,13 @@ static void check_file(const struct machine *m,
     close(fd);
 }
 
+/* What is in it, and who else can read it, the parser has judged. */
+static void check_option_file(void *arg, const char *option, const char *path)
+{
+    const struct machine *m = arg;
+    check_file(m, option, path, settings_place(m->s, option), false);
+}
+
 static void check_files(const struct machine *m)
 {
     const struct mosquitto_plugin *plugin = m->s->plugin;
@@ -121,6 +128,7 @@ static void check_files(const struct machine *m)
         check_file(m, "config_file", m->config->config_file, settings_place(m->s, "config_file"),
                    false); /* its secrets are the parser's affair */
     }
+    mm_config_files(m->config, check_option_file, (void *)m);
     for (size_t i = 0; i < m->config->n_properties; i++) {
         const struct mm_config_property *property = &m->config->properties[i];
         for (size_t k = 0; k < N_FILE_PROPERTIES; k++) {

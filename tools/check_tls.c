@@ -1,5 +1,8 @@
 /* What is in the files of TLS. The only file of the tool that knows OpenSSL. */
 #include "check.h"
+#include "mm_keyfile.h"
+#include "mm_property.h"
+#include "mm_security.h"
 #include "mm_text.h"
 #include "text_file.h"
 
@@ -198,7 +201,14 @@ static void check_key(const struct pem *pem,
     EVP_PKEY_free(key);
 }
 
-/* The value of a property of librdkafka; NULL: it is not set. */
+/* Where a file of TLS is named: an option of the plugin, or the property behind it. */
+struct source
+{
+    const char *option;
+    const char *property;
+    const char *value; /* of the option; NULL: not set */
+};
+
 static const struct mm_config_property *find(const struct mm_config *config, const char *name)
 {
     for (size_t i = 0; i < config->n_properties; i++) {
@@ -209,41 +219,68 @@ static const struct mm_config_property *find(const struct mm_config *config, con
     return NULL;
 }
 
-static bool find_pem(const struct mm_config *config,
-                     const char *property,
-                     const char *option,
-                     struct pem *out)
+/* Open the file that an option or a property names. False: there is none, or it cannot be read. */
+static bool find_pem(const struct settings *s, const struct source *source, struct pem *out)
 {
-    const struct mm_config_property *found = find(config, property);
-    *out = (struct pem){.option = option};
-    if (found == NULL) {
+    const char *property = source->property + strlen(MM_PROPERTY_PREFIX);
+    const struct mm_config_property *found = find(settings_best(s), property);
+    *out = (struct pem){.option = source->option, .path = source->value};
+    if (source->value != NULL) {
+        out->place = settings_place(s, source->option);
+    } else if (found != NULL) {
+        out->option = source->property;
+        out->path = found->value;
+        out->place = found->place;
+    } else {
         return false;
     }
-    out->path = found->value;
-    out->place = found->place;
     open_pem(out);
     return out->bio != NULL;
+}
+
+/* The password of the key, in dst or the settings' own; NULL: there is none. */
+static const char *find_password(const struct mm_config *config, char dst[MM_SECRET_LEN])
+{
+    const struct mm_security *security = &config->security;
+    const struct mm_config_property *found = find(config, "ssl.key.password");
+    char why[MM_LOG_LINE_LEN];
+    if (security->tls_key_password_file != NULL) {
+        return mm_secret_read(security->tls_key_password_file, dst, why, sizeof why) == 0 ? dst
+                                                                                          : NULL;
+    }
+    return security->tls_key_password != NULL ? security->tls_key_password
+           : found != NULL                    ? found->value
+                                              : NULL;
 }
 
 void check_tls(const struct settings *s, struct findings *f)
 {
     const struct mm_config *config = settings_best(s);
+    if (config == NULL) {
+        return;
+    }
+    const struct mm_security *security = &config->security;
+    const struct source ca_source = {"kafka_tls_ca_file", MM_PROPERTY_PREFIX "ssl.ca.location",
+                                     security->tls_ca_file};
+    const struct source cert_source = {"kafka_tls_cert_file",
+                                       MM_PROPERTY_PREFIX "ssl.certificate.location",
+                                       security->tls_cert_file};
+    const struct source key_source = {"kafka_tls_key_file", MM_PROPERTY_PREFIX "ssl.key.location",
+                                      security->tls_key_file};
     struct pem ca = {0};
     struct pem cert = {0};
     struct pem key = {0};
     X509 *own = NULL;
-    if (config == NULL) {
-        return;
-    }
-    if (find_pem(config, "ssl.ca.location", "rdkafka.ssl.ca.location", &ca)) {
+    if (find_pem(s, &ca_source, &ca)) {
         check_authorities(&ca, f);
     }
-    if (find_pem(config, "ssl.certificate.location", "rdkafka.ssl.certificate.location", &cert)) {
+    if (find_pem(s, &cert_source, &cert)) {
         own = check_chain(&cert, f);
     }
-    if (find_pem(config, "ssl.key.location", "rdkafka.ssl.key.location", &key)) {
-        const struct mm_config_property *password = find(config, "ssl.key.password");
-        check_key(&key, password != NULL ? password->value : NULL, own, f);
+    if (find_pem(s, &key_source, &key)) {
+        char password[MM_SECRET_LEN];
+        check_key(&key, find_password(config, password), own, f);
+        explicit_bzero(password, sizeof password);
     }
     X509_free(own);
     close_pem(&key);

@@ -99,6 +99,7 @@ static void make(const char *as_given,
         .getenv = opts->environment ? read_environment : NULL,
         .report = findings_report,
         .report_arg = findings,
+        .form_only = opts->form_only,
     };
     const int err = mm_config_new(&source, &s->config);
     if (err == MM_ENOMEM || !list_options(as_given, s)) {

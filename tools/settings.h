@@ -22,6 +22,7 @@ struct settings_options
     enum settings_form form;
     const char *plugin; /* the path or file name of the plugin line; NULL: *metamorphosis* */
     bool environment;   /* the environment of this process is the broker's */
+    bool form_only;     /* do not look at the files that options name */
 };
 
 struct settings
