@@ -19,7 +19,7 @@ from harness.kafka import Cluster, Kafka
 from harness.load import Load, Stream, streams
 from harness.metrics import PREFIX, Metrics
 from harness.mosquitto21 import mosquitto21_binary
-from harness.proxy import SlowProxy
+from harness.toxic import Toxin, ToxicProxy
 from harness.wait import wait_until
 
 _KIB = 1024
@@ -237,7 +237,7 @@ def test_limit_has_hysteresis(
     is room for a whole segment, so that publishers are accepted for a while and refused for a while, and not one after
     the other."""
     segment = 256 * _KIB
-    with SlowProxy() as proxy:
+    with ToxicProxy() as proxy:
         kafka = make_kafka({"advertised.listeners": f"PLAINTEXT://127.0.0.1:{proxy.port}"})
         proxy.server_port = kafka.port
         kafka.start()
@@ -250,14 +250,14 @@ def test_limit_has_hysteresis(
                 "spool_max_bytes": 8 * segment,
             }
         ).start()
-        proxy.rate = 1000 * _KIB
+        proxy.toxin = Toxin(rate=1000 * _KIB)
         with Load(broker.port, streams(4, "a", rate=700, size=1000)) as load:
             broker.health.wait_for(lambda m: m.refused > 0, 20, "publishers are refused")
             before, begin = broker.health.scrape(), time.monotonic()
             with _Transitions(broker) as transitions:
                 time.sleep(4)
             after, took = broker.health.scrape(), time.monotonic() - begin
-            proxy.rate = None
+            proxy.toxin = Toxin()
             load.finish(20)
         broker.health.wait_drained(20)
         audit = audit_topics(kafka.bootstrap, topic, load.books)

@@ -198,12 +198,12 @@ def test_leaders_move(cluster: KafkaCluster, make_broker: MakeBroker, seconds: S
     """An operator gives the replicas another order and has the preferred leaders elected, while all is well: each
     partition changes its leader."""
     with _Run(cluster, make_broker, 2) as run:
-        for k in range(int(seconds(1, 10))):
+        for _ in range(int(seconds(1, 10))):
             before = cluster.leaders(run.topic)
             after = {p: before[p] % 3 + 1 for p in before}
             cluster.reassign(run.topic, {p: [n, n % 3 + 1, (n + 1) % 3 + 1] for p, n in after.items()})
             cluster.elect_preferred(run.topic)
-            wait_until(lambda now=after: cluster.leaders(run.topic) == now, 20, f"leaders move, {k}")  # type: ignore[misc]
+            wait_until(lambda due=after: cluster.leaders(run.topic) == due, 20, "leaders move")  # type: ignore[misc]
             run.wait_delivery(5)
         figure(f"all leaders moved: {run.finish()[0]}")
 
