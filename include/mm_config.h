@@ -180,6 +180,12 @@ size_t mm_config_diff_fixed(const struct mm_config *running,
                             char *dst,
                             size_t dst_len);
 
+/* Give the settings that are wanted the values of those that run, for all options that count only
+ * from a start of the broker on.
+ *
+ * Thread: setup. Errors: MM_ENOMEM; some have them then. */
+int mm_config_keep_fixed(const struct mm_config *running, struct mm_config *wanted);
+
 /* Is this property of librdkafka given by name, so that what an option says of it does not count?
  *
  * Thread: any. */

@@ -123,6 +123,28 @@ void mm_kafka_take_back(struct mm_kafka *k);
  * Thread: the owner. */
 bool mm_kafka_failed(struct mm_kafka *k, const char **error, const char **reason, bool *strict);
 
+/* What the cluster says of a Kafka topic that cannot be written to just now. Static texts. */
+typedef void (*mm_kafka_topic_fn)(void *arg,
+                                  const char *topic,
+                                  const char *error,
+                                  const char *reason);
+
+/* Ask the cluster for its metadata: a proof that it is reached and lets us in. fn is called for
+ * each of the n topics of which it says that something is wrong. Some of the client's errors come
+ * only with the next mm_kafka_poll().
+ *
+ * Thread: the owner, who waits. Errors: MM_EAGAIN, no answer within timeout_ms. */
+int mm_kafka_ask(struct mm_kafka *k,
+                 const char *const *topics,
+                 size_t n,
+                 uint32_t timeout_ms,
+                 mm_kafka_topic_fn fn,
+                 void *arg);
+
+/* Did the last attempt at a connection fail for a reason that does not pass by itself: TLS, or who
+ * we are? Thread: the owner. */
+bool mm_kafka_is_rejected(const struct mm_kafka *k);
+
 /* Is a connection to the cluster known to be up? From the client's events and its statistics once a
  * second. Thread: the owner. */
 bool mm_kafka_up(const struct mm_kafka *k);

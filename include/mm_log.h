@@ -32,6 +32,9 @@ typedef void (*mm_log_print_fn)(void *arg, enum mm_log_level level, const char *
  * Thread: setup. Errors: MM_ENOMEM. */
 int mm_log_new(enum mm_log_level level, struct mm_log **out);
 
+/* From now on keep lines of at least this level. Thread: any. */
+void mm_log_set_level(struct mm_log *log, enum mm_log_level level);
+
 /* Lines that were not drained are lost. Accepts NULL. Thread: setup, when no other thread logs. */
 void mm_log_free(struct mm_log *log);
 

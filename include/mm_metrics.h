@@ -154,6 +154,29 @@ struct mm_metrics_broker
     struct mm_histogram callback; /* time spent in the MESSAGE callback, one message in 64 */
 };
 
+/* How a change of the settings while the plugin runs ended. */
+#define MM_RELOADS(X)                                                     \
+    X(MM_RELOAD_APPLIED, "applied")                                       \
+    X(MM_RELOAD_UNCHANGED, "unchanged") /* there was nothing to change */ \
+    X(MM_RELOAD_FAILED, "failed")       /* the settings of before stay */
+
+enum mm_reload {
+#define MM_X(name, text) name,
+    MM_RELOADS(MM_X)
+#undef MM_X
+    MM_N_RELOADS
+};
+
+/* Written by the thread of mm_live.h. */
+struct mm_metrics_live
+{
+    alignas(MM_CACHE_LINE) _Atomic uint64_t reloads[MM_N_RELOADS];
+    _Atomic uint64_t failed;         /* gauge: 1 while the last one did not succeed */
+    _Atomic uint64_t success_ms;     /* gauge: time of the last that did, since the epoch; or 0 */
+    _Atomic uint64_t restart_needed; /* gauge: options that wait for a start of the broker */
+    _Atomic uint64_t file_changed;   /* gauge: 1 while config_file is not what is in use */
+};
+
 /* Written by one worker. A record that is finished counts in exactly one of delivered,
  * dead_lettered, dropped_oldest and parked, or, where mm_spool_take_repeat() says so, in repeated
  * instead of the first three (a worker of a parked log asks its own log, then the main one). It is
@@ -210,6 +233,10 @@ void mm_metrics_free(struct mm_metrics *m);
 /* The broker thread's block; worker k's block. Valid until mm_metrics_free(). Thread: setup. */
 struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m);
 struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k);
+
+/* The block of the thread that changes the settings. Valid until mm_metrics_free(). Thread: setup.
+ */
+struct mm_metrics_live *mm_metrics_live(struct mm_metrics *m);
 
 /* The lane, for the two functions below, of what was parked by other routes. */
 #define MM_METRICS_LANE_OLD MM_LANES_MAX

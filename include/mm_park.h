@@ -13,7 +13,7 @@
  * mm_parkdir.h, also for what happens when the routes change: logs that were parked by other routes
  * are sent first of all, by a worker of their own (MM_ROLE_OLD), each record to where it is to go
  * now. Until that is done the other workers take nothing out of the spool. Without spool_dir the
- * logs are in memory.
+ * logs are in memory. Routes that change while the plugin runs do the same to them.
  *
  * A thread of its own starts and ends those workers, and keeps the logs, which have no threads. Of
  * all these workers only some have a producer at the same time, so that a thousand Kafka topics
@@ -88,6 +88,16 @@ void mm_park_settle(struct mm_park *p, uint32_t wait_ms);
  * Thread: setup. */
 bool mm_park_await(struct mm_park *p, uint32_t timeout_ms);
 
+/* The routes change: what is parked becomes that which was parked by other routes, to be sent
+ * before all else by the new ones. After mm_park_await(), before mm_lanes_reset() and
+ * mm_park_resume(). Nobody uses a lane meanwhile, for mm_park_info() neither.
+ *
+ * Thread: setup. Errors: MM_EIO, MM_ENOMEM; errstr has the reason. It can be called again then. */
+int mm_park_reroute(struct mm_park *p,
+                    const struct mm_config *config,
+                    char *errstr,
+                    size_t errstr_len);
+
 /* After mm_park_await(), and before the workers that park into it: go on with other settings.
  *
  * Thread: setup. Errors: as mm_worker_resume() and mm_park_start(); errstr has the reason. It can
@@ -103,7 +113,7 @@ void mm_park_close(struct mm_park *p);
 /* --- for workers ------------------------------------------------------------------------------ */
 
 /* Is there something to be sent before all else? A worker that is not of MM_ROLE_OLD takes nothing
- * then. Once false it stays so. Thread: any. */
+ * then. Once false it stays so until mm_park_reroute(). Thread: any. */
 bool mm_park_comes_first(const struct mm_park *p);
 
 /* Is the lane parked? Thread: any. */

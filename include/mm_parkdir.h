@@ -26,9 +26,12 @@ struct mm_parkdir;
 /* Longest path of a log with its NUL. */
 #define MM_PARKDIR_PATH_LEN 1536
 
+/* Longest name of a log with its NUL. */
+#define MM_PARKDIR_NAME_LEN 256
+
 struct mm_parkdir_log
 {
-    char name[256];
+    char name[MM_PARKDIR_NAME_LEN];
     char kafka_topic[256]; /* that it was parked for */
     uint64_t age;          /* n; 0: parked by the present routes */
     uint32_t lane;         /* of lanes, when age is 0 */
@@ -62,6 +65,24 @@ void mm_parkdir_path(const struct mm_parkdir *d, const char *name, char path[MM_
 
 /* Make new names in the directory survive a power failure. Thread: any. Errors: MM_EIO. */
 int mm_parkdir_sync(const struct mm_parkdir *d);
+
+/* The routes as ROUTES has them, malloc'ed for the caller to free. NULL: no memory. Thread: any. */
+char *mm_parkdir_routes(const struct mm_config *config);
+
+/* The routes change while the plugin runs: first each log that is there becomes an old one, of the
+ * highest age, and gets another name (dst may be name); then the routes are those of config. A
+ * failure can be tried again, from where it came to.
+ *
+ * Thread: one at a time, while no log is made. Errors: MM_EIO, errstr tells; MM_ENOMEM. */
+int mm_parkdir_make_old(struct mm_parkdir *d,
+                        const char *name,
+                        char dst[MM_PARKDIR_NAME_LEN],
+                        char *errstr,
+                        size_t errstr_len);
+int mm_parkdir_reroute(struct mm_parkdir *d,
+                       const struct mm_config *config,
+                       char *errstr,
+                       size_t errstr_len);
 
 /* Delete the directory of a log that is closed, if there are no records in it any more. Whatever
  * keeps it from being deleted is no harm: it is looked at again at the next start.

@@ -64,7 +64,8 @@ void mm_sender_settle(struct mm_sender *s, uint32_t wait_ms);
 bool mm_sender_await(struct mm_sender *s, uint32_t timeout_ms);
 
 /* After mm_sender_await(): go on, with new producers, by these settings, which are borrowed until
- * they are changed again. What config does not say but the log was opened with (kafka_workers,
+ * they are changed again. Where the routes differ, what was parked is sent first, to where it is to
+ * go now. What config does not say but the log was opened with (kafka_workers,
  * spool_...) is as before. May be the settings of before.
  *
  * Thread: setup. Errors: MM_ENOMEM, MM_ETHREAD; errstr has the reason. Some of it may run then, and

@@ -100,7 +100,7 @@ struct mm_spool_stats
     uint64_t n_unprepared;    /* segments that the producer had to make itself */
     uint64_t n_wakes;         /* times that the producer woke sleeping readers */
     uint64_t n_lost;          /* records found damaged or missing since the log was opened */
-    bool drop_oldest;         /* as opened */
+    bool drop_oldest;         /* as set last */
     bool full;                /* the last append found no room, and no room has come since */
     bool tight;               /* the last segment is in sight: QoS 0 is not taken any more */
 
@@ -143,6 +143,9 @@ int mm_spool_open(const struct mm_spool_options *opts,
                   struct mm_spool **out,
                   char *errstr,
                   size_t errstr_len);
+
+/* From now on, may the oldest messages be let go when there is no room? Thread: any. */
+void mm_spool_set_drop_oldest(struct mm_spool *s, bool drop_oldest);
 
 /* What mm_spool_open() found. Valid as long as the log. Thread: setup. */
 const struct mm_spool_found *mm_spool_found(const struct mm_spool *s);

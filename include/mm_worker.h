@@ -92,6 +92,8 @@ struct mm_worker_change
     const struct mm_config *config;
     const struct mm_format *format;
     bool new_routes; /* records may go to other Kafka topics than before */
+    bool old;        /* it is of MM_ROLE_OLD from now on, with these metrics */
+    struct mm_metrics_worker *metrics;
 };
 
 /* Ask the worker to send nothing more, to wait for the reports of what is in flight, wait_ms at
@@ -104,6 +106,9 @@ void mm_worker_settle(struct mm_worker *w, uint32_t wait_ms);
 /* After mm_worker_settle(): wait for the thread, at most timeout_ms. False: it has not ended yet (a
  * Kafka client that hangs). Thread: the owner. */
 bool mm_worker_await(struct mm_worker *w, uint32_t timeout_ms);
+
+/* After mm_worker_await(): records that it has taken and that are finished. Thread: the owner. */
+uint64_t mm_worker_n_done(const struct mm_worker *w);
 
 /* Has it a thread that is not joined? Thread: the owner. */
 bool mm_worker_is_running(const struct mm_worker *w);

@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Write an option's value as a user would; nothing when it is not set. */
@@ -279,6 +280,37 @@ size_t mm_config_diff_fixed(const struct mm_config *running,
     return n;
 }
 
+static int copy_field(const struct mm_config *from,
+                      struct mm_config *to,
+                      const struct mm_option_def *def)
+{
+    if (!is_text(def->type)) {
+        memcpy((char *)to + def->offset, (const char *)from + def->offset, def->size);
+        return 0;
+    }
+    const char *text = load_text(from, def);
+    char *copy = text == NULL ? NULL : strdup(text);
+    if (text != NULL && copy == NULL) {
+        return MM_ENOMEM;
+    }
+    char **field = (char **)(void *)((char *)to + def->offset);
+    free(*field);
+    *field = copy;
+    return 0;
+}
+
+int mm_config_keep_fixed(const struct mm_config *running, struct mm_config *wanted)
+{
+    int err = 0;
+    for (size_t i = 0; err == 0 && i < MM_N_OPTIONS; i++) {
+        const struct mm_option_def *def = &mm_option_defs[i];
+        if (def->fixed && differs(running, wanted, def)) {
+            err = copy_field(running, wanted, def);
+        }
+    }
+    return err;
+}
+
 /* --- the reference --- */
 
 static void write_option(FILE *stream, const struct mm_option_def *def)
@@ -299,7 +331,7 @@ static void write_option(FILE *stream, const struct mm_option_def *def)
     for (const char *c = expected; *c != '\0'; c++) {
         fprintf(stream, *c == '<' ? "\\%c" : "%c", *c); /* no HTML */
     }
-    fprintf(stream, " | %s |\n", def->meaning);
+    fprintf(stream, " | %s%s |\n", def->meaning, def->fixed ? " *From a start on.*" : "");
 }
 
 static void write_routes(FILE *stream)
@@ -344,7 +376,9 @@ static void write_config_file(FILE *stream)
         "- The file is UTF-8 with lines that end in LF or CRLF, and has at most %zu bytes.\n"
         "- With a secret in it, it should be readable for the broker's user alone (`chmod 0640`); "
         "one that everybody can read is told of at start.\n"
-        "- The user that the broker runs as (`mosquitto`) reads it.\n",
+        "- The user that the broker runs as (`mosquitto`) reads it.\n"
+        "- On SIGHUP it is read again ([live-change.md](live-change.md)). Options that count *from "
+        "a start on* keep their value until the broker is started again.\n",
         MM_CONFIG_FILE_MAX);
 }
 

@@ -58,7 +58,7 @@ int mm_housekeeper_prepare(struct mm_spool *s)
     int n = 0;
     /* Once full, not again for the first bytes that come free: one segment more than needed. But
      * with the tail alone nothing else will come free. */
-    bool more = atomic_load_explicit(&s->full, memory_order_relaxed) && !s->drop_oldest &&
+    bool more = atomic_load_explicit(&s->full, memory_order_relaxed) && !mm_spool_drops_oldest(s) &&
                 atomic_load_explicit(&s->n_segments, memory_order_relaxed) > 1;
     uint64_t margin = more ? s->segment_size : 0;
     for (int i = 0; i < MM_SPOOL_SPARES; i++) {
@@ -195,13 +195,13 @@ static uint32_t housekeep(struct mm_spool *s)
         int error = atomic_load_explicit(&s->no_room_error, memory_order_relaxed);
         lacking = !reserve && (s->manual || error == MM_EFULL);
     }
-    bool tight = !reserve && !s->drop_oldest && !s->manual;
+    bool tight = !reserve && !mm_spool_drops_oldest(s) && !s->manual;
     atomic_store_explicit(&s->tight, tight, memory_order_relaxed);
     if (room) {
         atomic_store_explicit(&s->full, false, memory_order_relaxed);
     }
     bool only_tail = atomic_load_explicit(&s->n_segments, memory_order_relaxed) == 1;
-    if (lacking && s->drop_oldest) {
+    if (lacking && mm_spool_drops_oldest(s)) {
         s->look_ns = 0; /* what was seen last may be older than the want */
         look_at_space(s, now_ns);
         /* Where others took the disk, all that is stored would go, and for nothing. */

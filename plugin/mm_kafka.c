@@ -63,6 +63,7 @@ struct mm_kafka
     uint64_t n_out;
     uint64_t n_errors;
     bool up;
+    bool rejected;   /* see mm_kafka_is_rejected() */
     uint32_t n_down; /* statistics in a row without a connection */
     struct mm_log_limit *error_limit;
     bool quiet;
@@ -230,6 +231,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
         return; /* the error of the connection itself, which is told, has the reason */
     }
     k->n_errors++;
+    k->rejected = err == RD_KAFKA_RESP_ERR__SSL || err == RD_KAFKA_RESP_ERR__AUTHENTICATION;
     snprintf(k->last_error, sizeof k->last_error, "%s", reason);
     uint64_t n_held = 0;
     if (mm_log_allowed(k->error_limit, mm_clock_monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
@@ -519,6 +521,48 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
     free(k);
 }
 
+/* --- a question ---------------------------------------------------------------------------------
+ */
+
+static bool is_among(const char *name, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int mm_kafka_ask(struct mm_kafka *k,
+                 const char *const *topics,
+                 size_t n,
+                 uint32_t timeout_ms,
+                 mm_kafka_topic_fn fn,
+                 void *arg)
+{
+    for (size_t i = 0; i < n; i++) {
+        (void)get_topic(k, topics[i]); /* the client asks for those that it knows */
+    }
+    const struct rd_kafka_metadata *answer;
+    rd_kafka_resp_err_t err = rd_kafka_metadata(k->rk, 0, NULL, &answer, (int)timeout_ms);
+    rd_kafka_poll(k->rk, 0);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        return MM_EAGAIN;
+    }
+    for (int i = 0; i < answer->topic_cnt; i++) {
+        const struct rd_kafka_metadata_topic *topic = &answer->topics[i];
+        /* One that is just being made has no leader yet. */
+        if (topic->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
+            topic->err != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE &&
+            is_among(topic->topic, topics, n)) {
+            fn(arg, topic->topic, rd_kafka_err2name(topic->err), rd_kafka_err2str(topic->err));
+        }
+    }
+    rd_kafka_metadata_destroy(answer);
+    return 0;
+}
+
 /* --- state --------------------------------------------------------------------------------------
  */
 
@@ -532,6 +576,11 @@ bool mm_kafka_failed(struct mm_kafka *k, const char **error, const char **reason
     *reason = k->fatal_reason;
     *strict = err == RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE;
     return true;
+}
+
+bool mm_kafka_is_rejected(const struct mm_kafka *k)
+{
+    return k->rejected;
 }
 
 bool mm_kafka_up(const struct mm_kafka *k)

@@ -17,8 +17,7 @@ struct line
 
 struct mm_log
 {
-    /* immutable */
-    enum mm_log_level level;
+    _Atomic int level; /* enum mm_log_level */
 
     /* under lock */
     pthread_mutex_t lock;
@@ -41,9 +40,14 @@ int mm_log_new(enum mm_log_level level, struct mm_log **out)
     if (*out == NULL) {
         return MM_ENOMEM;
     }
-    (*out)->level = level;
+    atomic_init(&(*out)->level, level);
     pthread_mutex_init(&(*out)->lock, NULL);
     return 0;
+}
+
+void mm_log_set_level(struct mm_log *log, enum mm_log_level level)
+{
+    atomic_store_explicit(&log->level, level, memory_order_relaxed);
 }
 
 void mm_log_free(struct mm_log *log)
@@ -57,7 +61,7 @@ void mm_log_free(struct mm_log *log)
 
 bool mm_log_enabled(const struct mm_log *log, enum mm_log_level level)
 {
-    return log != NULL && level >= log->level;
+    return log != NULL && (int)level >= atomic_load_explicit(&log->level, memory_order_relaxed);
 }
 
 /* The slot behind the newest line. The ring has room. */

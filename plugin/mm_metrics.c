@@ -88,6 +88,11 @@ struct mm_metrics_broker *mm_metrics_broker(struct mm_metrics *m)
     return &m->broker;
 }
 
+struct mm_metrics_live *mm_metrics_live(struct mm_metrics *m)
+{
+    return &m->live;
+}
+
 struct mm_metrics_worker *mm_metrics_worker(struct mm_metrics *m, uint32_t k)
 {
     return &m->worker[k];

@@ -41,6 +41,7 @@ struct mm_metrics
     _Atomic(struct mm_metrics_lane *) lanes[MM_METRICS_N_LANES];
 
     struct mm_metrics_broker broker;
+    struct mm_metrics_live live;
     struct mm_metrics_worker worker[];
 };
 

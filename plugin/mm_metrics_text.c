@@ -291,6 +291,34 @@ static void page_state(struct page *p, const struct mm_metrics *m, const struct 
     fputs("\"} 1\n", p->out);
 }
 
+static void page_live(struct page *p, const struct mm_metrics_live *live)
+{
+    static const char *const names[] = {
+#define MM_X(name, text) text,
+        MM_RELOADS(MM_X)
+#undef MM_X
+    };
+    uint64_t n[MM_N_RELOADS];
+    for (size_t i = 0; i < MM_N_RELOADS; i++) {
+        n[i] = mm_counter_get(&live->reloads[i]);
+    }
+    family(p, "metamorphosis_config_reloads_total", "counter",
+           "Changes of the settings since the start, by how they ended.");
+    samples(p, "result", names, n, MM_N_RELOADS);
+    gauge(p, "metamorphosis_config_last_reload_successful",
+          "0 while the last change of the settings has failed: those of before are in use.",
+          mm_counter_get(&live->failed) == 0);
+    gauge_time(p, "metamorphosis_config_last_reload_success_timestamp_seconds",
+               "Time of the last change of the settings that succeeded; 0: none yet.",
+               mm_counter_get(&live->success_ms));
+    gauge(p, "metamorphosis_config_file_changed",
+          "1 while config_file is another than the one in use.",
+          mm_counter_get(&live->file_changed));
+    gauge(p, "metamorphosis_config_restart_needed",
+          "Options of config_file that count only from the broker's next start on.",
+          mm_counter_get(&live->restart_needed));
+}
+
 /* The names, types and help texts of the Go program, so that its dashboards go on. */
 static void page_go_program(struct page *p, const struct mm_figures *f)
 {
@@ -320,6 +348,7 @@ int mm_metrics_text(const struct mm_metrics *m, struct mm_spool *spool, char **t
     page_workers(&page, m, &f);
     page_durations(&page, &f);
     page_state(&page, m, &f);
+    page_live(&page, &m->live);
     page_go_program(&page, &f);
     bool failed = ferror(page.out) != 0;
     if (fclose(page.out) != 0 || failed || *text == NULL) {

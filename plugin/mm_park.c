@@ -41,16 +41,17 @@
 /* A log, and the worker that delivers what is in it. */
 struct shelf
 {
-    char name[256];          /* in mm_parkdir.h */
-    const char *kafka_topic; /* for people */
-    uint32_t lane;           /* MM_METRICS_LANE_OLD: by other routes */
-    struct mm_spool *spool;  /* NULL: there is none */
+    char name[MM_PARKDIR_NAME_LEN];
+    char kafka_topic[MM_PARKDIR_NAME_LEN]; /* for people */
+    uint32_t lane;                         /* MM_METRICS_LANE_OLD: by other routes */
+    struct mm_spool *spool;                /* NULL: there is none */
 
     /* the thread's */
     struct mm_worker *worker; /* NULL: there is none; set under the lane's lock */
     uint64_t start_ns;        /* not before */
     uint32_t first_try_s;     /* after which the worker begins */
     bool stuck;               /* the worker has not ended in time */
+    uint64_t n_done;          /* of an old one: finished by a worker that waits for its turn */
 };
 
 struct lane
@@ -79,9 +80,11 @@ struct mm_park
     /* parked by other routes; the thread's once it is started */
     struct shelf *old;
     size_t n_old;
-    size_t next_old; /* those before it are done */
+    size_t next_old;      /* those before it are done */
+    struct shelf *sorted; /* room for them in another order, while they get it */
     uint64_t n_old_lost;
-    _Atomic bool comes_first; /* next_old < n_old */
+    _Atomic uint64_t n_old_double; /* records that are, or will be, there twice */
+    _Atomic bool comes_first;      /* next_old < n_old */
 
     pthread_mutex_t dir_lock; /* for making dir */
     pthread_mutex_t lock;     /* for all that follows */
@@ -192,10 +195,11 @@ static void tell_metrics_of_old(struct mm_park *p)
     for (size_t i = p->next_old; i < p->n_old; i++) {
         struct mm_spool_stats stats;
         mm_spool_stats(p->old[i].spool, &stats);
-        n += n_to_take(p->old[i].spool);
+        n += n_to_take(p->old[i].spool) - p->old[i].n_done;
         n_lost += stats.n_lost;
         n_bytes += stats.used_bytes;
     }
+    n -= atomic_load_explicit(&p->n_old_double, memory_order_relaxed);
     mm_metrics_park_set(p->opts.metrics, MM_METRICS_LANE_OLD, n, n_lost, n_bytes);
 }
 
@@ -235,8 +239,9 @@ static struct lane *new_lane(struct mm_park *p, uint32_t i)
         return NULL;
     }
     pthread_mutex_init(&lane->lock, NULL);
-    lane->shelf.kafka_topic = mm_lanes_name(p->opts.lanes, i);
     lane->shelf.lane = i;
+    snprintf(lane->shelf.kafka_topic, sizeof lane->shelf.kafka_topic, "%s",
+             mm_lanes_name(p->opts.lanes, i));
     snprintf(lane->shelf.name, sizeof lane->shelf.name, "%s", lane->shelf.kafka_topic);
     return lane;
 }
@@ -431,11 +436,24 @@ void mm_park_note_doubles(struct mm_park *p, uint32_t lane, uint64_t n)
     pthread_mutex_unlock(&l->lock);
 }
 
+/* Of those that the routes have changed since: whose they were is not known any more. */
+static bool take_old_double(struct mm_park *p)
+{
+    uint64_t n = atomic_load_explicit(&p->n_old_double, memory_order_relaxed);
+    while (n > 0) {
+        if (atomic_compare_exchange_weak_explicit(&p->n_old_double, &n, n - 1, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool mm_park_take_double(struct mm_park *p, uint32_t lane)
 {
     struct lane *l = get_lane(p, lane);
     if (l == NULL || atomic_load_explicit(&l->n_double, memory_order_relaxed) == 0) {
-        return false;
+        return take_old_double(p);
     }
     pthread_mutex_lock(&l->lock);
     uint64_t n = atomic_load_explicit(&l->n_double, memory_order_relaxed);
@@ -560,6 +578,7 @@ static bool end_worker(struct mm_park *p, struct shelf *shelf, pthread_mutex_t *
 static void reset_block(struct mm_park *p, const struct shelf *shelf)
 {
     struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, shelf->lane);
+    mm_gauge_set(&m->state, MM_WORKER_STOPPED);
     mm_gauge_set(&m->taken, 0);
     mm_gauge_set(&m->held, 0);
     mm_gauge_set(&m->oldest_ms, 0);
@@ -615,6 +634,36 @@ static bool keep_lane(struct mm_park *p, struct lane *lane, bool stop)
     return !idle;
 }
 
+/* It is a shelf's turn, whose worker may be there already: it was another role's, or was at it when
+ * the routes have changed. */
+static void start_old(struct mm_park *p, struct shelf *shelf)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    if (shelf->worker == NULL) {
+        start_worker(p, shelf, MM_ROLE_OLD, NULL);
+        return;
+    }
+    struct mm_worker_change change = {
+        .config = p->opts.config,
+        .format = p->opts.format,
+        .new_routes = true,
+        .old = true,
+        .metrics = mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD),
+    };
+    char errstr[256];
+    if (now_ns < shelf->start_ns) {
+        return;
+    }
+    if (mm_worker_resume(shelf->worker, &change, errstr, sizeof errstr) != 0) {
+        shelf->start_ns = now_ns + START_AGAIN_NS;
+        mm_log_write(p->opts.log, MM_LOG_ERROR,
+                     "what is parked for Kafka topic %s cannot be delivered: %s; it is tried again",
+                     shelf->kafka_topic, errstr);
+        return;
+    }
+    shelf->n_done = 0; /* the worker itself shows it now */
+}
+
 /* The same for what was parked by other routes: one log after the other. */
 static bool keep_old(struct mm_park *p, bool stop)
 {
@@ -626,9 +675,9 @@ static bool keep_old(struct mm_park *p, bool stop)
         return true;
     }
     mm_spool_tick(shelf->spool);
-    if (shelf->worker == NULL) {
+    if (shelf->worker == NULL || !mm_worker_is_running(shelf->worker)) {
         if (!stop) {
-            start_worker(p, shelf, MM_ROLE_OLD, NULL);
+            start_old(p, shelf);
         }
     } else if (!stop && is_empty(shelf) && end_worker(p, shelf, NULL)) {
         struct mm_spool_stats stats;
@@ -752,7 +801,7 @@ static struct shelf *shelf_for(struct mm_park *p, const struct mm_parkdir_log *l
     }
     struct shelf *shelf = &p->old[p->n_old];
     shelf->lane = MM_METRICS_LANE_OLD;
-    shelf->kafka_topic = log->kafka_topic;
+    snprintf(shelf->kafka_topic, sizeof shelf->kafka_topic, "%s", log->kafka_topic);
     snprintf(shelf->name, sizeof shelf->name, "%s", log->name);
     return shelf;
 }
@@ -911,7 +960,7 @@ void mm_park_settle(struct mm_park *p, uint32_t wait_ms)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Calls fn for each worker that there is, as long as it says true. The thread has ended. */
+/* Calls fn for each worker that there is. Do all say true? The thread has ended. */
 static bool for_workers(struct mm_park *p, bool (*fn)(struct shelf *shelf, void *arg), void *arg)
 {
     bool all = true;
@@ -958,6 +1007,119 @@ bool mm_park_await(struct mm_park *p, uint32_t timeout_ms)
     return for_workers(p, await_worker, &until_ns);
 }
 
+static void free_lane(struct mm_park *p, struct lane *lane)
+{
+    if (lane == NULL) {
+        return;
+    }
+    if (lane->shelf.spool != NULL) {
+        close_log(p, &lane->shelf);
+    }
+    free(lane->props);
+    pthread_mutex_destroy(&lane->lock);
+    free(lane);
+}
+
+/* Put a lane's log among the old ones, and take the lane away. Errors: as mm_parkdir_make_old(). */
+static int retire_lane(struct mm_park *p, uint32_t i, char *errstr, size_t errstr_len)
+{
+    struct lane *lane = get_lane(p, i);
+    struct shelf *shelf = &lane->shelf;
+    if (shelf->spool != NULL) {
+        int err = p->dir == NULL
+                      ? 0
+                      : mm_parkdir_make_old(p->dir, shelf->name, shelf->name, errstr, errstr_len);
+        if (err != 0) {
+            return err;
+        }
+        shelf->lane = MM_METRICS_LANE_OLD;
+        shelf->start_ns = 0;
+        shelf->stuck = false;
+        shelf->n_done = shelf->worker == NULL ? 0 : mm_worker_n_done(shelf->worker);
+        p->old[p->n_old++] = *shelf;
+        shelf->spool = NULL;
+        shelf->worker = NULL;
+    }
+    p->n_old_lost += lane->n_lost;
+    atomic_fetch_add_explicit(&p->n_old_double,
+                              atomic_load_explicit(&lane->n_double, memory_order_relaxed),
+                              memory_order_relaxed);
+    mm_metrics_park_set(p->opts.metrics, i, 0, 0, 0);
+    shelf->lane = i;
+    reset_block(p, shelf);
+    free_lane(p, lane);
+    atomic_store_explicit(&p->lanes[i], NULL, memory_order_release);
+    return 0;
+}
+
+/* Let the shelves from `from` on come before the others, whose turn begins at next_old: while those
+ * are there, what lanes have was parked out of them, and is older. */
+static void put_first(struct mm_park *p, size_t from)
+{
+    size_t n_new = p->n_old - from;
+    size_t n_before = from - p->next_old;
+    struct shelf *all = p->old;
+    struct shelf *sorted = p->sorted;
+    memcpy(sorted, all + from, n_new * sizeof *all);
+    memcpy(sorted + n_new, all + p->next_old, n_before * sizeof *all);
+    p->old = sorted;
+    p->sorted = NULL;
+    p->n_old = n_new + n_before;
+    p->next_old = 0;
+    free(all);
+}
+
+/* Room for so many more, and for all in another order. */
+static int make_room(struct mm_park *p, size_t n_more)
+{
+    struct shelf *grown = realloc(p->old, (p->n_old + n_more + 1) * sizeof *grown);
+    if (grown == NULL) {
+        return MM_ENOMEM;
+    }
+    p->old = grown;
+    free(p->sorted);
+    p->sorted = calloc(p->n_old + n_more + 1, sizeof *p->sorted);
+    return p->sorted == NULL ? MM_ENOMEM : 0;
+}
+
+/* Those whose turn it was wait for it again. */
+static void suspend_old(struct mm_park *p)
+{
+    for (size_t i = p->next_old; i < p->n_old; i++) {
+        struct shelf *shelf = &p->old[i];
+        shelf->n_done = shelf->worker == NULL ? 0 : mm_worker_n_done(shelf->worker);
+        shelf->start_ns = 0;
+        shelf->stuck = false;
+    }
+    struct shelf block = {.lane = MM_METRICS_LANE_OLD};
+    reset_block(p, &block);
+}
+
+int mm_park_reroute(struct mm_park *p,
+                    const struct mm_config *config,
+                    char *errstr,
+                    size_t errstr_len)
+{
+    size_t from = p->n_old;
+    if (make_room(p, MM_LANES_MAX) != 0 ||
+        mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD) == NULL) {
+        return no_memory(errstr, errstr_len);
+    }
+    int err = 0;
+    for (uint32_t i = 0; err == 0 && i < MM_LANES_MAX; i++) {
+        err = get_lane(p, i) == NULL ? 0 : retire_lane(p, i, errstr, errstr_len);
+    }
+    put_first(p, from);
+    suspend_old(p);
+    bool any = p->n_old > 0;
+    atomic_store_explicit(&p->comes_first, any, memory_order_release);
+    tell_metrics_of_old(p);
+    if (err == 0 && p->dir != NULL) {
+        err = mm_parkdir_reroute(p->dir, config, errstr, errstr_len);
+    }
+    return err;
+}
+
 struct resume
 {
     struct mm_worker_change change;
@@ -966,10 +1128,11 @@ struct resume
     int err;
 };
 
+/* Those of old logs are resumed by the thread, in their turn. */
 static bool resume_worker(struct shelf *shelf, void *arg)
 {
     struct resume *r = arg;
-    if (r->err == 0 && !mm_worker_is_running(shelf->worker)) {
+    if (r->err == 0 && shelf->lane != MM_METRICS_LANE_OLD && !mm_worker_is_running(shelf->worker)) {
         shelf->stuck = false; /* it has ended after all */
         r->err = mm_worker_resume(shelf->worker, &r->change, r->errstr, r->errstr_len);
     }
@@ -983,6 +1146,9 @@ int mm_park_resume(struct mm_park *p,
 {
     p->opts.config = change->config;
     p->opts.format = change->format;
+    if (p->opts.budget != NULL) {
+        mm_spool_leave(p->opts.spool, room_to_park(change->config));
+    }
     struct resume r = {.change = *change, .errstr = errstr, .errstr_len = errstr_len};
     if (!for_workers(p, resume_worker, &r)) {
         return r.err;
@@ -1027,19 +1193,6 @@ bool mm_park_join(struct mm_park *p, uint32_t timeout_ms)
     return all;
 }
 
-static void free_lane(struct mm_park *p, struct lane *lane)
-{
-    if (lane == NULL) {
-        return;
-    }
-    if (lane->shelf.spool != NULL) {
-        close_log(p, &lane->shelf);
-    }
-    free(lane->props);
-    pthread_mutex_destroy(&lane->lock);
-    free(lane);
-}
-
 void mm_park_close(struct mm_park *p)
 {
     if (p == NULL) {
@@ -1055,6 +1208,7 @@ void mm_park_close(struct mm_park *p)
     pthread_mutex_destroy(&p->lock);
     pthread_mutex_destroy(&p->dir_lock);
     mm_parkdir_close(p->dir);
+    free(p->sorted);
     free(p->old);
     free(p);
 }

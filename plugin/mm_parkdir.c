@@ -26,6 +26,7 @@ struct mm_parkdir
     bool made;    /* the directory and ROUTES are there */
     struct mm_parkdir_log *logs;
     size_t n_logs;
+    uint64_t max_age; /* of any log */
 };
 
 static int fail(const struct mm_parkdir *d, const char *what, char *errstr, size_t errstr_len)
@@ -40,7 +41,7 @@ static int fail(const struct mm_parkdir *d, const char *what, char *errstr, size
  */
 
 /* One line for each route, in their order, and one for what none takes. NULL: no memory. */
-static char *describe_routes(const struct mm_config *config)
+char *mm_parkdir_routes(const struct mm_config *config)
 {
     char *text = NULL;
     size_t len = 0;
@@ -215,6 +216,7 @@ static int make_old(struct mm_parkdir *d,
     for (size_t i = 0; i < d->n_logs; i++) {
         age = d->logs[i].age > age ? d->logs[i].age : age;
     }
+    d->max_age = age;
     for (size_t i = 0; i < d->n_logs; i++) {
         struct mm_parkdir_log *log = &d->logs[i];
         if (log->age != 0 || (same && find_lane(config, lanes, log->kafka_topic, &log->lane))) {
@@ -230,7 +232,7 @@ static int make_old(struct mm_parkdir *d,
             return fail(d, "a log cannot be renamed", errstr, errstr_len);
         }
         memcpy(log->name, name, strlen(name) + 1);
-        log->age = age + 1;
+        log->age = d->max_age = age + 1;
     }
     return fsync(dir_fd) == 0 ? 0 : fail(d, "cannot be synced", errstr, errstr_len);
 }
@@ -276,7 +278,7 @@ int mm_parkdir_open(const struct mm_config *config,
     *out = NULL;
     struct mm_parkdir *d = calloc(1, sizeof *d);
     if (d == NULL || (d->spool_dir = strdup(config->spool_dir)) == NULL ||
-        (d->routes = describe_routes(config)) == NULL) {
+        (d->routes = mm_parkdir_routes(config)) == NULL) {
         mm_parkdir_close(d);
         snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;
@@ -347,6 +349,58 @@ int mm_parkdir_make(struct mm_parkdir *d)
         err = sync_path(d->spool_dir);
     }
     d->made = err == 0;
+    return err;
+}
+
+int mm_parkdir_make_old(struct mm_parkdir *d,
+                        const char *name,
+                        char dst[MM_PARKDIR_NAME_LEN],
+                        char *errstr,
+                        size_t errstr_len)
+{
+    char from[MM_PARKDIR_PATH_LEN];
+    char to[MM_PARKDIR_PATH_LEN];
+    char fresh[MM_PARKDIR_NAME_LEN + 24];
+    snprintf(fresh, sizeof fresh, "%s~%" PRIu64, name, d->max_age + 1);
+    if (strlen(fresh) >= MM_PARKDIR_NAME_LEN) {
+        errno = ENAMETOOLONG;
+        return fail(d, "a log cannot be renamed", errstr, errstr_len);
+    }
+    mm_parkdir_path(d, name, from);
+    mm_parkdir_path(d, fresh, to);
+    if (rename(from, to) != 0) {
+        return fail(d, "a log cannot be renamed", errstr, errstr_len);
+    }
+    memcpy(dst, fresh, strlen(fresh) + 1);
+    return 0;
+}
+
+int mm_parkdir_reroute(struct mm_parkdir *d,
+                       const struct mm_config *config,
+                       char *errstr,
+                       size_t errstr_len)
+{
+    char *routes = mm_parkdir_routes(config);
+    if (routes == NULL) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        return MM_ENOMEM;
+    }
+    free(d->routes);
+    d->routes = routes;
+    int fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT) {
+        d->made = false;
+        return 0;
+    }
+    /* The names first: see the top of mm_parkdir.h. */
+    int err = fd >= 0 && fsync(fd) == 0 && write_routes(d, fd) == 0
+                  ? 0
+                  : fail(d, "ROUTES cannot be written", errstr, errstr_len);
+    if (fd >= 0) {
+        close(fd);
+    }
+    d->made = err == 0;
+    d->max_age += err == 0; /* the next change is another one */
     return err;
 }
 

@@ -11,6 +11,7 @@
 #include "mm_http.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
+#include "mm_live.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_sender.h"
@@ -40,6 +41,8 @@
 /* With nobody to deliver to, and nothing to be lost by not trying. */
 #define DRAIN_AWAY_MS 500
 #define STOP_MS 9000
+#define STOP_LIVE_MS 3000 /* of that, for a change of the settings that is under way */
+#define STOP_END_MS 4000  /* of that, for the Kafka client */
 
 #define REFUSAL_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
 
@@ -56,7 +59,9 @@ struct mm
 {
     mosquitto_plugin_id_t *id;
     bool broker_2_1;
-    struct mm_config *config;
+    struct mm_option *options;      /* as the broker gave them; the texts are its */
+    const struct mm_config *config; /* what counts now; asked for at the start of each callback */
+    struct mm_config *first_config; /* until there is live, which owns it then */
     struct mm_log *log;
     struct mm_spool_budget budget; /* of the spool and of what is parked */
     struct mm_spool *spool;
@@ -65,6 +70,7 @@ struct mm
     struct mm_metrics *metrics;
     struct mm_http *http;
     struct mm_sender *sender;
+    struct mm_live *live;
 
     struct mm_metrics_broker *counters;
     uint64_t n_messages; /* that passed the filter */
@@ -244,6 +250,7 @@ static int on_message(int event, void *event_data, void *userdata)
     (void)event;
     struct mm *mm = userdata;
     const struct mosquitto_evt_message *ev = event_data;
+    mm->config = mm_live_settings(mm->live);
     mm_log_drain(mm->log, print_line, NULL);
     size_t topic_len = strlen(ev->topic);
     if (!mm_filter_set_match(mm->config->filters, ev->topic, topic_len)) {
@@ -258,13 +265,14 @@ static int on_message(int event, void *event_data, void *userdata)
     return answer;
 }
 
-/* MOSQ_EVT_TICK: for the log alone. Nothing else may depend on it, since an idle broker may not
- * tick for long. */
+/* MOSQ_EVT_TICK: for the log, and to let go of settings that are gone. Nothing else may depend on
+ * it, since an idle broker may not tick for long. */
 static int on_tick(int event, void *event_data, void *userdata)
 {
     (void)event;
     struct mm *mm = userdata;
     struct mosquitto_evt_tick *ev = event_data;
+    mm->config = mm_live_settings(mm->live);
     mm_log_drain(mm->log, print_line, NULL);
     if (mm->broker_2_1) {
         ev->next_ns = 100; /* in 2.1 the field is next_ms */
@@ -272,15 +280,16 @@ static int on_tick(int event, void *event_data, void *userdata)
     return MOSQ_ERR_SUCCESS;
 }
 
-/* MOSQ_EVT_RELOAD: the broker gives no options here. Any other answer than SUCCESS would make 2.0
+/* MOSQ_EVT_RELOAD: the broker gives no options here; config_file has them. What comes of it is not
+ * waited for. Any other answer than SUCCESS would make 2.0
  * drop its ACL file and 2.1 stop. */
 static int on_reload(int event, void *event_data, void *userdata)
 {
     (void)event;
     (void)event_data;
     struct mm *mm = userdata;
-    mm_log_write(mm->log, MM_LOG_INFO,
-                 "reload: the options of the plugin are read at the start of the broker only");
+    mm->config = mm_live_settings(mm->live);
+    mm_live_reload(mm->live);
     mm_log_drain(mm->log, print_line, NULL);
     return MOSQ_ERR_SUCCESS;
 }
@@ -314,22 +323,22 @@ static int fail(const char *errstr)
 
 static int read_config(struct mm *mm, const struct mosquitto_opt *opts, int n_opts)
 {
-    struct mm_option *options = calloc((size_t)n_opts + 1, sizeof *options);
-    if (options == NULL) {
+    mm->options = calloc((size_t)n_opts + 1, sizeof *mm->options);
+    if (mm->options == NULL) {
         return MM_ENOMEM;
     }
     for (int i = 0; i < n_opts; i++) {
-        options[i].name = opts[i].key;
-        options[i].value = opts[i].value;
+        mm->options[i].name = opts[i].key;
+        mm->options[i].value = opts[i].value;
     }
     struct mm_config_source source = {
-        .options = options,
+        .options = mm->options,
         .n_options = (size_t)n_opts,
         .getenv = read_environment,
         .report = report_finding,
     };
-    int err = mm_config_new(&source, &mm->config);
-    free(options);
+    int err = mm_config_new(&source, &mm->first_config);
+    mm->config = mm->first_config;
     return err;
 }
 
@@ -411,8 +420,30 @@ static int new_sender(struct mm *mm, char *errstr, size_t errstr_len)
     return mm_sender_new(&opts, &mm->sender, errstr, errstr_len);
 }
 
+/* The last to start: from here on the settings, and the sending half, may change. */
+static int start_live(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
+{
+    struct mm_live_options opts = {
+        .config = mm->first_config,
+        .options = mm->options,
+        .n_options = n_options,
+        .getenv = read_environment,
+        .sender = mm->sender,
+        .spool = mm->spool,
+        .metrics = mm->metrics,
+        .log = mm->log,
+    };
+    int err = mm_live_new(&opts, &mm->live);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(err));
+        return err;
+    }
+    mm->first_config = NULL;
+    return mm_live_start(mm->live, errstr, errstr_len);
+}
+
 /* Make everything between the settings and the first message. */
-static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
+static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
 {
     const struct mm_config *config = mm->config;
     struct mm_spool_options spool = {
@@ -464,6 +495,9 @@ static int start_all(struct mm *mm, char *errstr, size_t errstr_len)
     if (err == 0) {
         err = mm_sender_start(mm->sender, errstr, errstr_len);
     }
+    if (err == 0) {
+        err = start_live(mm, n_options, errstr, errstr_len);
+    }
     return err;
 }
 
@@ -491,11 +525,29 @@ static void log_farewell(struct mm *mm)
     }
 }
 
+static uint32_t left_ms(uint64_t end_ns)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    return now_ns < end_ns ? (uint32_t)((end_ns - now_ns) / 1000000) : 0;
+}
+
+/* End the threads that change the settings and that send. False: one did not end in time. */
+static bool stop_threads(struct mm *mm, uint32_t drain_ms)
+{
+    uint64_t end_ns = mm_clock_monotonic_ns() + STOP_MS * UINT64_C(1000000);
+    if (!mm_live_stop(mm->live, STOP_LIVE_MS)) {
+        return false;
+    }
+    uint32_t most_ms = left_ms(end_ns - STOP_END_MS * UINT64_C(1000000));
+    mm_sender_stop(mm->sender, drain_ms < most_ms ? drain_ms : most_ms);
+    bool joined = mm_sender_join(mm->sender, left_ms(end_ns));
+    return mm_live_join(mm->live, left_ms(end_ns)) && joined;
+}
+
 /* Undo what start_all() did, as far as it came. drain_ms: 0 when nothing was ever received. */
 static void stop_all(struct mm *mm, uint32_t drain_ms)
 {
-    mm_sender_stop(mm->sender, drain_ms);
-    bool joined = mm_sender_join(mm->sender, STOP_MS);
+    bool joined = stop_threads(mm, drain_ms);
     mm_http_stop(mm->http);
     if (drain_ms > 0) {
         log_farewell(mm);
@@ -516,7 +568,9 @@ static void stop_all(struct mm *mm, uint32_t drain_ms)
     mm_metrics_free(mm->metrics);
     mm_lanes_free(mm->lanes);
     mm_log_free(mm->log);
-    mm_config_free(mm->config);
+    mm_live_free(mm->live);
+    mm_config_free(mm->first_config);
+    free(mm->options);
     free(mm);
     atomic_flag_clear(&loaded);
 }
@@ -582,7 +636,7 @@ EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
                                      : mm_strerror(err));
     }
     char text[1024];
-    err = start_all(mm, text, sizeof text);
+    err = start_all(mm, (size_t)option_count, text, sizeof text);
     if (err == 0 && register_events(mm) != MOSQ_ERR_SUCCESS) {
         snprintf(text, sizeof text, "the broker did not accept the plugin's callbacks");
         err = MM_EINVAL;
@@ -609,6 +663,7 @@ EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *option
         return MOSQ_ERR_SUCCESS;
     }
     unregister_events(mm, N_EVENTS);
+    mm->config = mm_live_settings(mm->live);
     bool away = mm->config->spool_dir != NULL && !mm_sender_reaches_kafka(mm->sender);
     stop_all(mm, away ? DRAIN_AWAY_MS : DRAIN_MS);
     return MOSQ_ERR_SUCCESS;

@@ -7,17 +7,21 @@
 #include "mm_lanes.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
+#include "mm_parkdir.h"
 #include "mm_spool.h"
 #include "mm_worker.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct mm_sender
 {
     struct mm_sender_options opts;
     struct mm_format *format;
     struct mm_park *park;
+    bool new_routes;    /* since it came to rest */
+    bool rerouted;      /* ... and what is parked is old now */
     uint32_t n_workers; /* that are started */
     struct mm_worker *workers[MM_CONFIG_WORKERS_MAX];
 };
@@ -152,27 +156,74 @@ static int resume_all(struct mm_sender *s,
     return err;
 }
 
+/* Do two settings lead each message to the same lane? */
+static int same_routes(const struct mm_config *a, const struct mm_config *b, bool *same)
+{
+    char *routes_a = mm_parkdir_routes(a);
+    char *routes_b = mm_parkdir_routes(b);
+    int err = routes_a == NULL || routes_b == NULL ? MM_ENOMEM : 0;
+    if (err == 0) {
+        *same = strcmp(routes_a, routes_b) == 0 && a->kafka_topics_max == b->kafka_topics_max;
+    }
+    free(routes_a);
+    free(routes_b);
+    return err;
+}
+
+/* Take over other settings. */
+static int change(struct mm_sender *s, const struct mm_config *config)
+{
+    bool same = true;
+    struct mm_format *format;
+    int err = same_routes(s->opts.config, config, &same);
+    if (err == 0) {
+        err = mm_format_new(config->json_topic_name, config->json_content_name, &format);
+    }
+    if (err == 0) {
+        mm_format_free(s->format);
+        s->format = format;
+        s->opts.config = config;
+        s->new_routes = !same;
+        s->rerouted = false;
+    }
+    return err;
+}
+
+/* What is parked is to be sent first, by the new routes; then lanes can have other numbers. */
+static int reroute(struct mm_sender *s, char *errstr, size_t errstr_len)
+{
+    int err = mm_park_reroute(s->park, s->opts.config, errstr, errstr_len);
+    if (err == 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
+        err = mm_lanes_reset(s->opts.lanes, s->opts.config);
+    }
+    s->rerouted = err == 0;
+    return err;
+}
+
 int mm_sender_resume(struct mm_sender *s,
                      const struct mm_config *config,
                      char *errstr,
                      size_t errstr_len)
 {
-    struct mm_format *format = s->format;
     int err = 0;
+    snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
     if (config != s->opts.config) {
-        snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
-        err = mm_format_new(config->json_topic_name, config->json_content_name, &format);
+        err = change(s, config);
+    }
+    if (err == 0 && s->new_routes && !s->rerouted) {
+        err = reroute(s, errstr, errstr_len);
     }
     if (err != 0) {
         return err;
     }
-    struct mm_worker_change change = {.config = config, .format = format};
-    if (format != s->format) {
-        mm_format_free(s->format);
-        s->format = format;
-        s->opts.config = config;
+    struct mm_worker_change what = {
+        .config = config, .format = s->format, .new_routes = s->new_routes};
+    err = resume_all(s, &what, errstr, errstr_len);
+    if (err == 0) {
+        s->new_routes = false;
     }
-    return resume_all(s, &change, errstr, errstr_len);
+    return err;
 }
 
 /* --- stop ---------------------------------------------------------------------------------------

@@ -510,7 +510,7 @@ static struct mm_spool *allocate(const struct mm_spool_options *opts, uint32_t s
     s->max_bytes = opts->max_bytes;
     s->segment_size = segment_size;
     s->n_readers = opts->n_readers;
-    s->drop_oldest = opts->drop_oldest;
+    atomic_init(&s->drop_oldest, opts->drop_oldest);
     s->manual = opts->manual;
     s->log = opts->log;
     s->sync = opts->dir == NULL ? MM_SPOOL_SYNC_NEVER : opts->sync;
@@ -752,6 +752,11 @@ void mm_spool_close(struct mm_spool *s)
 /* --- figures ------------------------------------------------------------------------------------
  */
 
+void mm_spool_set_drop_oldest(struct mm_spool *s, bool drop_oldest)
+{
+    atomic_store_explicit(&s->drop_oldest, drop_oldest, memory_order_relaxed);
+}
+
 const struct mm_spool_found *mm_spool_found(const struct mm_spool *s)
 {
     return &s->found;
@@ -857,7 +862,7 @@ void mm_spool_stats(const struct mm_spool *s, struct mm_spool_stats *out)
     uint64_t n_lost = lost_now(s);
     uint64_t n_lost_repeat = atomic_load_explicit(&s->n_lost_repeat, memory_order_relaxed);
     out->n_lost = n_lost > n_lost_repeat ? n_lost - n_lost_repeat : 0;
-    out->drop_oldest = s->drop_oldest;
+    out->drop_oldest = mm_spool_drops_oldest(s);
     out->full = atomic_load_explicit(&s->full, memory_order_relaxed);
     out->tight = atomic_load_explicit(&s->tight, memory_order_relaxed);
     out->n_appended = n_appended(s);

@@ -108,7 +108,6 @@ struct mm_spool
     uint32_t n_readers;
     uint32_t sync_interval_ms;
     enum mm_spool_sync sync;
-    bool drop_oldest;
     bool manual;
     bool map;           /* segments are mapped; else written by pwrite(2) */
     struct mm_dir *dir; /* NULL: in memory */
@@ -162,7 +161,8 @@ struct mm_spool
     alignas(64) _Atomic bool tight; /* the last segments are kept for QoS 1 and 2 */
     _Atomic bool no_room;           /* making a segment failed; it tries again */
     _Atomic int no_room_error;
-    _Atomic uint64_t drop_position; /* drop_oldest: what lies below is unwanted */
+    atomic_bool drop_oldest;        /* see mm_spool_set_drop_oldest() */
+    _Atomic uint64_t drop_position; /* with it: what lies below is unwanted */
     _Atomic uint64_t free_bytes;    /* of the file system, less min_free */
     _Atomic bool low_space;
     uint32_t wanted_passes; /* for how many passes room has been kept for wanted */
@@ -216,6 +216,11 @@ struct mm_spool
 };
 
 /* --- mm_spool.c */
+
+static inline bool mm_spool_drops_oldest(const struct mm_spool *s)
+{
+    return atomic_load_explicit(&s->drop_oldest, memory_order_relaxed);
+}
 
 static inline uint64_t mm_spool_position(const struct mm_segment *seg, uint32_t offset)
 {

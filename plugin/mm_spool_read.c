@@ -526,8 +526,9 @@ uint64_t mm_spool_n_repeat(const struct mm_spool *s)
 bool mm_spool_unwanted(const struct mm_spool_reader *rd, const struct mm_spool_pos *pos)
 {
     const struct mm_spool *s = rd->spool;
-    return s->drop_oldest && mm_spool_position(pos->segment, pos->offset) <
-                                 atomic_load_explicit(&s->drop_position, memory_order_relaxed);
+    return mm_spool_drops_oldest(s) &&
+           mm_spool_position(pos->segment, pos->offset) <
+               atomic_load_explicit(&s->drop_position, memory_order_relaxed);
 }
 
 void mm_spool_wait(struct mm_spool_reader *rd, uint32_t timeout_ms)

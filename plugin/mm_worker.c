@@ -1803,6 +1803,11 @@ bool mm_worker_await(struct mm_worker *w, uint32_t timeout_ms)
     return !w->running;
 }
 
+uint64_t mm_worker_n_done(const struct mm_worker *w)
+{
+    return w->win.n_taken - w->win.n_held;
+}
+
 bool mm_worker_is_running(const struct mm_worker *w)
 {
     return w->running;
@@ -1826,6 +1831,14 @@ static void know_lanes(struct mm_worker *w)
     }
 }
 
+/* What is in its log may lead anywhere now. */
+static void become_old(struct mm_worker *w, struct mm_metrics_worker *metrics)
+{
+    w->opts.role = MM_ROLE_OLD;
+    w->probing = false;
+    w->m = w->opts.metrics = metrics;
+}
+
 int mm_worker_resume(struct mm_worker *w,
                      const struct mm_worker_change *change,
                      char *errstr,
@@ -1833,6 +1846,9 @@ int mm_worker_resume(struct mm_worker *w,
 {
     w->opts.config = change->config;
     w->opts.format = change->format;
+    if (change->old) {
+        become_old(w, change->metrics);
+    }
     int err = set_lanes(w, errstr, errstr_len);
     if (err != 0) {
         return err;
@@ -1846,6 +1862,9 @@ int mm_worker_resume(struct mm_worker *w,
     if (err != 0) {
         return err;
     }
+    /* The block is another's by now, or was meanwhile. */
+    w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
+    w->n_refusals = 0;
     w->failed = false;
     w->park = false;
     w->unburied = false;
@@ -1855,6 +1874,7 @@ int mm_worker_resume(struct mm_worker *w,
     w->bury_s = 0;
     read_clocks(w);
     pause_for(w, MM_WORKER_RESTARTING, 0);
+    publish(w);
     atomic_store_explicit(&w->asked, ASKED_NOTHING, memory_order_relaxed);
     return start_thread(w, errstr, errstr_len);
 }

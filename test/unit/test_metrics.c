@@ -713,6 +713,36 @@ static void test_label_values_are_escaped(void **state)
     mm_metrics_free(m);
 }
 
+static void test_changes_of_the_settings(void **state)
+{
+    (void)state;
+    struct mm_metrics *m = new_metrics(1);
+    struct mm_spool *s = open_spool(1);
+    struct mm_metrics_live *live = mm_metrics_live(m);
+    char *page = page_of(m, s);
+    check_line(page, "metamorphosis_config_reloads_total{result=\"failed\"} 0");
+    check_line(page, "metamorphosis_config_last_reload_successful 1");
+    free(page);
+    mm_counter_add(&live->reloads[MM_RELOAD_APPLIED], 2);
+    mm_counter_add(&live->reloads[MM_RELOAD_UNCHANGED], 3);
+    mm_counter_add(&live->reloads[MM_RELOAD_FAILED], 4);
+    mm_gauge_set(&live->failed, 1);
+    mm_gauge_set(&live->success_ms, 1234567);
+    mm_gauge_set(&live->file_changed, 1);
+    mm_gauge_set(&live->restart_needed, 5);
+    page = page_of(m, s);
+    check_line(page, "metamorphosis_config_reloads_total{result=\"applied\"} 2");
+    check_line(page, "metamorphosis_config_reloads_total{result=\"unchanged\"} 3");
+    check_line(page, "metamorphosis_config_reloads_total{result=\"failed\"} 4");
+    check_line(page, "metamorphosis_config_last_reload_successful 0");
+    check_line(page, "metamorphosis_config_last_reload_success_timestamp_seconds 1234.567");
+    check_line(page, "metamorphosis_config_file_changed 1");
+    check_line(page, "metamorphosis_config_restart_needed 5");
+    free(page);
+    mm_spool_close(s);
+    mm_metrics_free(m);
+}
+
 static void test_the_five_names_of_the_go_program(void **state)
 {
     (void)state;
@@ -859,7 +889,7 @@ static void test_every_line_is_well_formed(void **state)
         }
         assert_true(n < 200);
     }
-    assert_int_equal(n, 61);
+    assert_int_equal(n, 66);
     for (size_t i = 0; i < n; i++) {
         struct family *f = &families[i];
         assert_true(f->n_samples > 0);
@@ -996,6 +1026,7 @@ int main(void)
         cmocka_unit_test(test_bounds_are_what_their_labels_say),
         cmocka_unit_test(test_states_and_times_of_the_workers),
         cmocka_unit_test(test_label_values_are_escaped),
+        cmocka_unit_test(test_changes_of_the_settings),
         cmocka_unit_test(test_the_five_names_of_the_go_program),
         cmocka_unit_test(test_every_line_is_well_formed),
         cmocka_unit_test(test_a_page_of_64_workers_is_quick),

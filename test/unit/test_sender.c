@@ -1,11 +1,14 @@
 /* The sending half comes to rest and goes on with other settings, while messages keep coming. */
 #include "rig.h"
 
+#include <ftw.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* A publisher that does not stop for anything. */
 struct publisher
@@ -196,6 +199,162 @@ static void test_what_is_parked_stays_parked_and_arrives(void **state)
     rig_free(g);
 }
 
+/* A rig whose Kafka topic beta takes nothing, and the route "b/# beta" as its last option. */
+static struct rig *refusing_rig(const char *spool_dir)
+{
+    struct rig *g = rig_new(1);
+    rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
+    if (spool_dir != NULL) {
+        rig_option(g, "spool_dir", spool_dir);
+        rig_option(g, "spool_max_bytes", "16M");
+    }
+    rig_topic(g, "beta");
+    rig_topic(g, "gamma");
+    rig_topic(g, "delta");
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_option(g, "route", "b/# beta");
+    return g;
+}
+
+/* Other routes, in the place of the last option. */
+static void reroute(struct rig *g, const char *route)
+{
+    assert_string_equal(g->options[g->n_options - 1].name, "route");
+    g->options[g->n_options - 1].value = route;
+    assert_true(rig_settle(g, 5000, 10000));
+    rig_resume(g);
+}
+
+static void check_reroute(const char *spool_dir)
+{
+    struct rig *g = refusing_rig(spool_dir);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 500);
+    rig_publish_to(g, "a/1", 50);
+    assert_true(rig_wait_delivered(g, 50, 10000));
+    assert_true(is_parked(g, 1));
+    rig_publish_to(g, "b/1", 20);
+    reroute(g, "b/# gamma");
+    rig_publish_to(g, "b/1", 20);
+    rig_publish_to(g, "a/1", 20);
+    assert_true(rig_wait_empty(g, 15000));
+    assert_true(rig_logged(g, "what was parked by earlier routes is dealt with"));
+    rig_publish_to(g, "b/1", 10);
+    assert_true(rig_wait_empty(g, 10000));
+    assert_int_equal(rig_figures(g).delivered, g->n_appended);
+    assert_int_equal(rig_figures(g).parked, 0);
+    assert_true(rig_figures(g).live);
+    rig_stop_workers(g, 0);
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_NO_ERROR);
+    check_topic(g, "gamma", 550, "b/1"); /* in order, none twice */
+    check_topic(g, "mqtt", 70, "a/1");
+    check_topic(g, "beta", 0, "");
+    rig_free(g);
+}
+
+/* An empty directory of its own for each test; the caller removes it with forget_dir(). */
+static char *new_dir(void)
+{
+    char *dir = strdup("/tmp/mm-test-sender-XXXXXX");
+    assert_non_null(dir);
+    assert_non_null(mkdtemp(dir));
+    return dir;
+}
+
+static int forget_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static void forget_dir(char *dir)
+{
+    assert_int_equal(nftw(dir, forget_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
+    free(dir);
+}
+
+static void test_what_is_parked_goes_where_the_new_routes_lead(void **state)
+{
+    (void)state;
+    check_reroute(NULL);
+}
+
+static void test_the_same_on_disk(void **state)
+{
+    (void)state;
+    char *dir = new_dir();
+    check_reroute(dir);
+    forget_dir(dir);
+}
+
+/* Routes change again and again while what is parked is not dealt with: it is parked anew out of
+ * the old logs, and comes before what is left in these. */
+static void check_many_reroutes(const char *spool_dir)
+{
+    static const char *const routes[] = {"b/# beta", "b/1 beta", "b/2 beta", "b/+ beta"};
+    struct rig *g = refusing_rig(spool_dir);
+    rig_start(g);
+    uint64_t n = 0;
+    for (int i = 0; i < 12; i++) {
+        rig_publish_to(g, "b/1", 100);
+        rig_publish_to(g, "b/2", 100);
+        sleep_ms(i % 3 * 150L);
+        reroute(g, routes[i % 4]);
+        n += 100;
+    }
+    /* All have the same order in whichever Kafka topic they are: b/1 may have gone to mqtt. */
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_NO_ERROR);
+    assert_true(rig_wait_empty(g, 60000));
+    assert_int_equal(rig_figures(g).delivered, g->n_appended);
+    rig_stop_workers(g, 0);
+    struct seen *beta = consume(g, "beta", 1);
+    struct seen *mqtt = consume(g, "mqtt", 1);
+    check_order(beta);
+    check_order(mqtt);
+    assert_int_equal(beta->n + mqtt->n, 2 * n);
+    free(beta);
+    free(mqtt);
+    rig_free(g);
+}
+
+static void test_routes_change_again_and_again(void **state)
+{
+    (void)state;
+    check_many_reroutes(NULL);
+    char *dir = new_dir();
+    check_many_reroutes(dir);
+    forget_dir(dir);
+}
+
+/* What is parked stays so over several changes, and over a restart. */
+static void test_an_old_log_outlives_the_process(void **state)
+{
+    (void)state;
+    char *dir = new_dir();
+    struct rig *g = refusing_rig(dir);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 100);
+    assert_true(is_parked(g, 1));
+    rig_refuse(g, "gamma", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    reroute(g, "b/# gamma");
+    rig_publish_to(g, "b/1", 100);
+    sleep_ms(300);
+    reroute(g, "b/# delta");
+    rig_stop_workers(g, 0);
+    rig_close(g);
+    uint64_t n = g->n_appended;
+    rig_start(g);
+    assert_true(rig_wait_empty(g, 20000));
+    rig_stop_workers(g, 0);
+    struct seen *seen = consume(g, "delta", 1);
+    assert_in_range(seen->n, n, n + 200); /* repeats are allowed over an end of the process */
+    free(seen);
+    rig_free(g);
+    forget_dir(dir);
+}
+
 static void test_suspects_are_judged_after_the_change(void **state)
 {
     (void)state;
@@ -238,6 +397,10 @@ int main(void)
         cmocka_unit_test(test_another_cluster_gets_what_comes_after_the_change),
         cmocka_unit_test(test_a_change_mends_an_address_that_was_wrong),
         cmocka_unit_test(test_what_is_parked_stays_parked_and_arrives),
+        cmocka_unit_test(test_what_is_parked_goes_where_the_new_routes_lead),
+        cmocka_unit_test(test_the_same_on_disk),
+        cmocka_unit_test(test_routes_change_again_and_again),
+        cmocka_unit_test(test_an_old_log_outlives_the_process),
         cmocka_unit_test(test_suspects_are_judged_after_the_change),
         cmocka_unit_test(test_a_stop_comes_while_all_is_at_rest),
     };

@@ -1,0 +1,374 @@
+"""Settings that change while messages flow: config_file on SIGHUP, certificates and secrets by themselves."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import MakeBroker, MakeKafka
+from harness import mqtt
+from harness.audit import Audit, audit_topics
+from harness.broker import Broker
+from harness.consumer import read_topic
+from harness.kafka import Cluster
+from harness.load import Load, streams
+from harness.mosquitto21 import mosquitto21_binary
+from harness.wait import wait_until
+
+RELOADS = "metamorphosis_config_reloads_total"
+APPLIED = "reload: the new settings are in use"
+KEPT = "what was in use before stays in use"
+
+
+class ConfigFile:
+    """The file that config_file names."""
+
+    def __init__(self, path: Path, **options: str | int) -> None:
+        self.path = path
+        self._options: dict[str, str | int] = {}
+        self.change(**options)
+
+    def change(self, **options: str | int | None) -> None:
+        """Give options other values; None takes one away."""
+        merged = self._options | options
+        self._options = {name: value for name, value in merged.items() if value is not None}
+        self.write("".join(f"{name} {value}\n" for name, value in self._options.items()))
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+        self.path.chmod(0o600)
+
+
+def reloads(broker: Broker, result: str) -> float:
+    return broker.health.scrape().get(RELOADS, result=result)
+
+
+def reload(broker: Broker, result: str, timeout: float = 20.0) -> None:
+    """SIGHUP, and wait for what comes of it."""
+    before = reloads(broker, result)
+    broker.reload()
+    broker.health.wait_for(lambda m: m.get(RELOADS, result=result) > before, timeout, f"a reload is {result}")
+
+
+def check(broker: Broker, load: Load, topics: str | list[str], cluster: Cluster, **limits: Any) -> Audit:
+    """Nothing lost, in order, nobody disconnected."""
+    load.finish(20)
+    assert load.n_closed == 0, "an MQTT client was disconnected"
+    broker.health.wait_drained(30)
+    broker.health.check_ledger_quiet()
+    audit = audit_topics(cluster.bootstrap, topics, load.books)
+    audit.check(repeated_payloads=0, **limits)
+    return audit
+
+
+@pytest.fixture(params=["memory", "disk"])
+def spool(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The options of the spool."""
+    return {} if request.param == "memory" else {"spool_dir": str(tmp_path / "spool")}
+
+
+@pytest.fixture(params=["2.0", "2.1"])
+def binary(request: pytest.FixtureRequest) -> str | None:
+    """Of both versions of the broker."""
+    return None if request.param == "2.0" else mosquitto21_binary()
+
+
+# --- the config_file --------------------------------------------------------------------------------------------------
+
+
+def test_changes_under_load(
+    kafka: Cluster,
+    make_broker: MakeBroker,
+    tmp_path: Path,
+    spool: Mapping[str, str],
+    seconds: Callable[[float, float], float],
+    figure: Callable[[str], None],
+) -> None:
+    """Change after change of all kinds of settings while messages flow: all arrive, once, in order; no client is
+    disconnected; what waits, waits for moments."""
+    topic = kafka.new_topic(partitions=3)
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path), "kafka_workers": 2, **spool}).start()
+    load = Load(broker.port, streams(4, "load", rate=500)).start()
+    kinds: Iterator[dict[str, Any]] = itertools.cycle(
+        [
+            {"rdkafka.linger.ms": 50},
+            {"rdkafka.compression.type": "lz4", "when_full": "drop_newest"},
+            {"kafka_retry_interval": 3, "log_level": "debug"},
+            {"rdkafka.linger.ms": None, "refuse_v5": "reason_code"},
+            {"mqtt_topic": "load/#,else/#", "log_level": "info"},
+            {"rdkafka.compression.type": None, "when_full": "drop_oldest"},
+            {"mqtt_topic": None, "kafka_retry_interval": None, "when_full": None, "refuse_v5": None},
+        ]
+    )
+    n = 0
+    end = time.monotonic() + seconds(5, 300)
+    while time.monotonic() < end:
+        time.sleep(random.uniform(0, 0.5))
+        file.change(**next(kinds))
+        reload(broker, "applied")
+        n += 1
+    audit = check(broker, load, topic, kafka)
+    pauses = [int(line.split("for ")[1].split(" ms")[0]) for line in broker.wait_log(APPLIED, count=n)]
+    figure(f"{n} changes, {audit}; messages waited for {sum(pauses) // n} ms on average, {max(pauses)} at most")
+    assert max(pauses) < 5000
+    assert broker.health.scrape().get("metamorphosis_config_last_reload_successful") == 1
+
+
+def test_filters_and_formats_change(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """What is carried and how changes with the reload, and not before."""
+    topic = kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic, mqtt_topic="a/#")
+    broker = make_broker({"config_file": str(file.path)}).start()
+    with mqtt.Client(broker.port) as client:
+        for number, filters in enumerate(["a/#", "b/#", "a/#,b/#"]):
+            file.change(mqtt_topic=filters, json_field_names="Topic,Content" if number < 2 else "t,c")
+            client.publish("a/x", b"before %d" % number, 1)
+            client.publish("b/x", b"before %d" % number, 1)
+            reload(broker, "applied")
+            client.publish("a/x", b"after %d" % number, 1)
+            client.publish("b/x", b"after %d" % number, 1)
+    broker.health.wait_drained(10)
+    records = read_topic(kafka.bootstrap, topic)
+    carried = [
+        *[("a/x", "before 0"), ("a/x", "after 0")],
+        *[("a/x", "before 1"), ("b/x", "after 1")],
+        *[("b/x", "before 2"), ("a/x", "after 2"), ("b/x", "after 2")],
+    ]
+    found = [r.value for r in records]
+    assert len(found) == len(carried), found
+    for record, (key, _) in zip(records, carried, strict=True):
+        assert record.key == key.encode()
+    assert [b'"t":' in value for value in found] == [False] * 5 + [True] * 2
+
+
+BAD = {
+    "a line that is none": ("kafka_topic\n", r"kafka_topic"),
+    "an unknown option": ("kafka_topik x\n", r"kafka_topik.*line 2|line 2.*kafka_topik"),
+    "a wrong value": ("kafka_retry_interval soon\n", r"kafka_retry_interval.*soon"),
+    "a property that breaks the promise": ("rdkafka.acks 1\n", r"rdkafka\.acks"),
+    "a property that librdkafka refuses": ("rdkafka.compression.type rar\n", r"rdkafka\.compression\.type"),
+    "a certificate that is not there": (
+        "rdkafka.security.protocol ssl\nrdkafka.ssl.ca.location /nowhere/ca.crt\n",
+        r"ssl\.ca\.location",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_bad_file_changes_nothing(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, mistake: str) -> None:
+    """A mistake in the new file: what was in use stays, the log says what is wrong, metrics tell."""
+    text, said = BAD[mistake]
+    topic = kafka.new_topic()
+    good = f"kafka_topic {topic}\n"
+    file = ConfigFile(tmp_path / "mm.conf")
+    file.write(good)
+    broker = make_broker({"config_file": str(file.path), "kafka_broker": kafka.bootstrap}).start()
+    load = Load(broker.port, streams(2, "load", rate=200)).start()
+    file.write("mqtt_topic nothing/of/this\n" + text)
+    reload(broker, "failed")
+    broker.wait_log(said)
+    broker.wait_log(KEPT)
+    metrics = broker.health.scrape()
+    assert metrics.get("metamorphosis_config_last_reload_successful") == 0
+    broker.health.wait_for(lambda m: m.get("metamorphosis_config_file_changed") == 1, 5, "the file is seen to differ")
+    file.write(good)
+    reload(broker, "unchanged")
+    metrics = broker.health.scrape()
+    assert metrics.get("metamorphosis_config_last_reload_successful") == 1
+    check(broker, load, topic, kafka)
+
+
+def test_a_cluster_that_is_not_there_is_not_taken(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, kafka_port_of_nobody: int
+) -> None:
+    """The new address does not answer, the present one does: it stays."""
+    topic = kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path)}).start()
+    load = Load(broker.port, streams(2, "load", rate=200)).start()
+    broker.wait_log("Kafka is reached")
+    file.change(kafka_broker=f"127.0.0.1:{kafka_port_of_nobody}")
+    reload(broker, "failed", 30)
+    broker.wait_log(rf"the new settings are not taken: Kafka is not reached.*{kafka_port_of_nobody}.*{KEPT}")
+    check(broker, load, topic, kafka)
+
+
+def test_an_address_is_mended_during_an_outage(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, kafka_port_of_nobody: int
+) -> None:
+    """Nothing reaches Kafka: settings are taken even without a proof, a second wrong address too, and the right one
+    ends the outage."""
+    topic = kafka.new_topic()
+    wrong = f"127.0.0.1:{kafka_port_of_nobody}"
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=wrong, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path)}).start()
+    load = Load(broker.port, streams(2, "load", rate=200)).start()
+    file.change(kafka_broker=f"127.0.0.1:{kafka_port_of_nobody},{wrong}", kafka_retry_interval=2)
+    reload(broker, "applied", 30)
+    broker.wait_log("taken without a proof")
+    file.change(kafka_broker=kafka.bootstrap)
+    reload(broker, "applied")
+    check(broker, load, topic, kafka)
+
+
+def test_another_cluster(
+    kafka: Cluster, make_kafka: MakeKafka, make_broker: MakeBroker, tmp_path: Path, spool: Mapping[str, str]
+) -> None:
+    """From one cluster to another and back: each message is in one of the two, and in order."""
+    other = make_kafka()
+    other.start()
+    topic = kafka.new_topic()
+    other.create_topic(topic)
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path), **spool}).start()
+    load = Load(broker.port, streams(2, "load", rate=500)).start()
+    for cluster in (other, kafka):
+        time.sleep(1)
+        file.change(kafka_broker=cluster.bootstrap)
+        reload(broker, "applied")
+    time.sleep(1)
+    load.finish(20)
+    assert load.n_closed == 0
+    broker.health.wait_drained(10)
+    here, there = read_topic(kafka.bootstrap, topic), read_topic(other.bootstrap, topic)
+    assert len(there) > 100
+    seqs = {name: [int(r.mm_id.rpartition("-")[2]) for r in records] for name, records in (("h", here), ("t", there))}
+    assert sorted(seqs["h"] + seqs["t"]) == list(range(1, load.n_sent + 1))
+    # Those there follow each other, and lie between two of those here.
+    assert seqs["h"] == sorted(seqs["h"])
+    assert seqs["t"] == list(range(seqs["t"][0], seqs["t"][-1] + 1))
+
+
+def test_a_storm_of_signals(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """50 SIGHUP in 5 s, the file different at each."""
+    topic = kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path), "kafka_workers": 2}).start()
+    load = Load(broker.port, streams(4, "load", rate=300)).start()
+    for number in range(50):
+        file.change(**{"rdkafka.linger.ms": number % 20 + 1})
+        broker.reload()
+        time.sleep(0.1)
+    broker.health.wait_for(
+        lambda m: m.get("metamorphosis_config_file_changed") == 0 and m.get(RELOADS, result="applied") >= 3,
+        10,
+        "the last file is in use",
+    )
+    audit = check(broker, load, topic, kafka)
+    assert reloads(broker, "failed") == 0
+    assert audit.repeated_ids == 0
+
+
+def test_what_cannot_change_is_named(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """Options that count from a start on stay as they are, and are named; all else of the file counts."""
+    first, second = kafka.new_topic(), kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=first)
+    broker = make_broker({"config_file": str(file.path)}).start()
+    file.change(kafka_topic=second, kafka_workers=3, spool_dir=tmp_path / "spool")
+    reload(broker, "applied")
+    broker.wait_log(r"only the next start of the broker can change: kafka_workers \(1, wanted 3\), spool_dir")
+    assert broker.health.scrape().get("metamorphosis_config_restart_needed") >= 2
+    assert not (tmp_path / "spool").exists()
+    with mqtt.Client(broker.port) as client:
+        client.publish("a", b"x", 1)
+    broker.health.wait_drained(10)
+    assert len(read_topic(kafka.bootstrap, second)) == 1
+    file.change(kafka_workers=None, spool_dir=None)
+    reload(broker, "applied")
+    assert broker.health.scrape().get("metamorphosis_config_restart_needed") == 0
+
+
+def test_the_acl_file_counts_after_a_reload(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, binary: str | None
+) -> None:
+    """On both versions of the broker: good and bad files, and the broker's own ACL file stays in force."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite open/#\n")
+    topic = kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker(
+        {"config_file": str(file.path)}, config_lines=[f"acl_file {acl}"], binary=binary
+    ).start()
+    with mqtt.Client(broker.port, version=mqtt.V5) as client:
+        for number, (text, result) in enumerate([("", "applied"), ("nonsense\n", "failed"), ("", "applied")]):
+            file.change(**{"rdkafka.linger.ms": number + 1})
+            file.write(file.path.read_text() + text)
+            reload(broker, result)
+            for name, allowed in (("open/a", True), ("closed/a", False)):
+                answer = client.publish(name, b"x", 1)
+                assert answer is not None
+                assert (answer.reason < mqtt.FAILURE) == allowed
+    broker.health.wait_drained(10)
+    assert [r.mqtt_topic for r in read_topic(kafka.bootstrap, topic)] == ["open/a"] * 3
+
+
+def test_a_stop_in_the_middle(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """SIGTERM right behind SIGHUP, at random moments: the stop is as quick as any, and what was acknowledged is in
+    Kafka or in the spool."""
+    topic = kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path), "spool_dir": str(tmp_path / "spool")})
+    load = Load(broker.port, streams(2, "load", rate=500)).start()
+    for number in range(6):
+        broker.start()
+        time.sleep(0.3)
+        file.change(**{"rdkafka.linger.ms": number + 1})
+        broker.reload()
+        time.sleep(random.uniform(0, 0.15))
+        stopped = broker.stop()
+        assert stopped.seconds < 10
+    broker.start()
+    load.finish(20)
+    broker.health.wait_drained(20)
+    audit_topics(kafka.bootstrap, topic, load.books).check(repeated_ids=None)
+
+
+def test_kills_in_the_middle(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, seconds: Callable[[float, float], float]
+) -> None:
+    """kill -9 at random moments around a change: nothing is lost, the order holds."""
+    topic = kafka.new_topic(partitions=2)
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topic)
+    broker = make_broker(
+        {"config_file": str(file.path), "kafka_workers": 2, "spool_dir": str(tmp_path / "spool")}
+    )
+    load = Load(broker.port, streams(3, "load", rate=500)).start()
+    for number in range(int(seconds(8, 200))):
+        broker.start()
+        for _ in range(2):
+            file.change(**{"rdkafka.linger.ms": number % 20 + 1})
+            broker.reload()
+            time.sleep(random.uniform(0, 0.2))
+        broker.kill()
+    broker.start()
+    load.finish(30)
+    broker.health.wait_drained(30)
+    audit_topics(kafka.bootstrap, topic, load.books).check(repeated_ids=None)
+
+
+def test_a_change_while_kafka_is_frozen(pausable: Any, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """Requests are on the wire and not answered: the change is made in time all the same, and nothing is lost."""
+    topic = pausable.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=pausable.bootstrap, kafka_topic=topic)
+    broker = make_broker({"config_file": str(file.path)}).start()
+    load = Load(broker.port, streams(2, "load", rate=300)).start()
+    wait_until(lambda: load.n_acked > 300, 10, "some are acknowledged")
+    pausable.pause()
+    time.sleep(1)
+    broker.health.wait_for(lambda m: m.total("metamorphosis_kafka_in_flight_messages") > 0, 5, "some are on the wire")
+    file.change(**{"rdkafka.linger.ms": 7})
+    broker.reload()
+    # There is no proof to be had, and the old producer counts as up for some seconds: either outcome is right.
+    broker.health.wait_for(
+        lambda m: m.get(RELOADS, result="applied") + m.get(RELOADS, result="failed") == 1, 40, "the reload has ended"
+    )
+    pausable.resume()
+    reload(broker, "applied" if reloads(broker, "failed") else "unchanged", 30)
+    check(broker, load, topic, pausable, repeated_ids=None)
