@@ -62,8 +62,9 @@ uint64_t mm_dir_n_bad(const struct mm_dir *d);
  * is good; MM_EVERSION, out->version is set; MM_EIO. */
 int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out);
 
-/* Write one slot, chosen by the generation. Thread: one at a time. Errors: MM_EIO. */
-int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state);
+/* Write one slot: with `syncs` (STATE is synced now and then) not the one that is on the disk for
+ * sure, else the two in turn. After mm_dir_read_state(). Thread: one at a time. Errors: MM_EIO. */
+int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state, bool syncs);
 
 /* Has somebody removed the directory, though we have it open? Thread: any. */
 bool mm_dir_is_gone(const struct mm_dir *d);
@@ -72,7 +73,8 @@ bool mm_dir_is_gone(const struct mm_dir *d);
  * so. Thread: one at a time, as for writing it. */
 bool mm_dir_restore_state(struct mm_dir *d);
 
-/* Make STATE survive a power failure. Thread: one at a time. Errors: MM_EIO. */
+/* Make STATE survive a power failure. Thread: one at a time; another one may be writing it. Errors:
+ * MM_EIO. */
 int mm_dir_sync_state(struct mm_dir *d);
 
 /* The id of the system's present start; zeros when the system does not tell. */

@@ -8,8 +8,8 @@
  *     2048   the header again, the same bytes
  *     4096   records
  *
- * STATE is two slots of 4096 bytes, written in turn; the valid one with the higher generation
- * counts. Pure functions, no state, no files.
+ * STATE is two slots of 4096 bytes; the valid one with the higher generation counts. Pure
+ * functions, no state, no files.
  *
  * Thread: any. */
 #ifndef MM_LAYOUT_H

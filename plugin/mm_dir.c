@@ -7,10 +7,12 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
@@ -30,6 +32,10 @@ struct mm_dir
     int fd;
     int lock_fd;
     int state_fd;
+    /* Of STATE, which one thread may write while another one syncs it. */
+    _Atomic int last_slot;    /* read as the newest, or written last; -1: there is none */
+    _Atomic int safe_slot;    /* the one that is on the disk for sure; -1: that is not known */
+    _Atomic uint64_t version; /* odd: a slot is being written, or could not be */
     bool can_reserve;
     char other_host[65];
     uint64_t n_bad;
@@ -196,6 +202,18 @@ static void count_bad(struct mm_dir *d)
     closedir(dir);
 }
 
+/* Too low a limit for the size of files would end the process when it writes STATE. */
+static int check_limit(const struct mm_dir *d, char *errstr, size_t errstr_len)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < UINT64_C(2) * MM_LAYOUT_STATE_LEN) {
+        errno = EFBIG;
+        return fail(errstr, errstr_len, d->path, "the limit for the size of files is too low");
+    }
+    return 0;
+}
+
 int mm_dir_open(const char *path, struct mm_dir **out, char *errstr, size_t errstr_len)
 {
     *out = NULL;
@@ -209,7 +227,12 @@ int mm_dir_open(const char *path, struct mm_dir **out, char *errstr, size_t errs
     }
     d->path = copy;
     d->fd = d->lock_fd = d->state_fd = -1;
-    int err = open_directory(d, errstr, errstr_len);
+    atomic_init(&d->last_slot, -1);
+    atomic_init(&d->safe_slot, -1);
+    int err = check_limit(d, errstr, errstr_len);
+    if (err == 0) {
+        err = open_directory(d, errstr, errstr_len);
+    }
     if (err == 0) {
         err = take_lock(d, errstr, errstr_len);
     }
@@ -413,6 +436,7 @@ int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out)
         if (err == 0 && (!found || state.generation > out->generation)) {
             *out = state;
             found = true;
+            atomic_store_explicit(&d->last_slot, i, memory_order_relaxed);
         } else if (err == MM_ECORRUPT) {
             problem = err;
         }
@@ -420,12 +444,32 @@ int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out)
     return found ? 0 : problem;
 }
 
-int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state)
+/* A slot takes several sectors: when the power goes, each may be the old or the new one. So the
+ * slot that is on the disk is left alone as long as the other one is not known to be. Without syncs
+ * that slot would grow old: they are written in turn then. */
+static int choose_slot(const struct mm_dir *d, bool syncs)
+{
+    int safe = atomic_load_explicit(&d->safe_slot, memory_order_acquire);
+    int last = atomic_load_explicit(&d->last_slot, memory_order_relaxed);
+    int before = syncs && safe >= 0 ? safe : last;
+    return before < 0 ? 1 : 1 - before;
+}
+
+int mm_dir_write_state(struct mm_dir *d, const struct mm_layout_state *state, bool syncs)
 {
     uint8_t slot[MM_LAYOUT_STATE_LEN];
     mm_layout_encode_state(slot, state);
-    off_t at = (off_t)(state->generation & 1) * MM_LAYOUT_STATE_LEN;
-    return pwrite(d->state_fd, slot, sizeof slot, at) == (ssize_t)sizeof slot ? 0 : MM_EIO;
+    int i = choose_slot(d, syncs);
+    off_t at = (off_t)i * MM_LAYOUT_STATE_LEN;
+    uint64_t version = atomic_load_explicit(&d->version, memory_order_relaxed) | 1;
+    atomic_store(&d->version, version);
+    if (pwrite(d->state_fd, slot, sizeof slot, at) != (ssize_t)sizeof slot) {
+        return MM_EIO;
+    }
+    atomic_store_explicit(&d->last_slot, i, memory_order_relaxed);
+    /* Pairs with the first load in mm_dir_sync_state(), which takes this slot for whole then. */
+    atomic_store_explicit(&d->version, version + 1, memory_order_release);
+    return 0;
 }
 
 bool mm_dir_is_gone(const struct mm_dir *d)
@@ -446,12 +490,23 @@ bool mm_dir_restore_state(struct mm_dir *d)
     }
     close(d->state_fd);
     d->state_fd = fd;
+    atomic_store_explicit(&d->last_slot, -1, memory_order_relaxed);
+    atomic_store_explicit(&d->safe_slot, -1, memory_order_relaxed);
     return true;
 }
 
 int mm_dir_sync_state(struct mm_dir *d)
 {
-    return fdatasync(d->state_fd) == 0 ? 0 : MM_EIO;
+    uint64_t version = atomic_load_explicit(&d->version, memory_order_acquire);
+    int slot = atomic_load_explicit(&d->last_slot, memory_order_relaxed);
+    if (fdatasync(d->state_fd) != 0) {
+        return MM_EIO;
+    }
+    /* A slot that was written meanwhile may be on the disk in part. */
+    if ((version & 1) == 0 && atomic_load(&d->version) == version) {
+        atomic_store_explicit(&d->safe_slot, slot, memory_order_release);
+    }
+    return 0;
 }
 
 void mm_dir_boot_id(uint8_t boot[16])

@@ -39,7 +39,7 @@ static void verify_slot(struct mm_inspect *in, struct verifier *v, int i)
             mm_inspect_tell(on_damage, v, &d, "a newer version wrote this slot of STATE");
             break;
         case MM_EAGAIN:
-            /* Slots are written in turn, and not before the third time is it sure that each was. */
+            /* Not before the third time is it sure that each was written. */
             if (info->slot >= 0 && info->state.generation > 2) {
                 mm_inspect_tell(on_damage, v, &d,
                                 "this slot of STATE is empty; the other one counts");

@@ -421,7 +421,7 @@ static int write_slot(struct mm_spool *s, bool clean)
     }
     state.generation = s->state.generation + 1;
     state.written_ms = mm_spool_now_ms();
-    int err = mm_dir_write_state(s->dir, &state);
+    int err = mm_dir_write_state(s->dir, &state, s->sync != MM_SPOOL_SYNC_NEVER);
     if (err == 0) {
         s->state = state;
         s->n_states++;

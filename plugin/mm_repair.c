@@ -451,7 +451,7 @@ static int write_slot(struct repair *r)
     if (r->dir == NULL) {
         return 0;
     }
-    int err = mm_dir_write_state(r->dir, &r->state);
+    int err = mm_dir_write_state(r->dir, &r->state, true);
     return err == 0 ? mm_dir_sync_state(r->dir) : err;
 }
 
@@ -575,6 +575,10 @@ static int open_both(struct repair *r, const char *path, char *errstr, size_t er
     mm_inspect_close(r->in);
     r->in = NULL;
     err = mm_dir_open(path, &r->dir, errstr, errstr_len);
+    if (err == 0) {
+        struct mm_layout_state newest;
+        (void)mm_dir_read_state(r->dir, &newest); /* so that another slot than this is written */
+    }
     return err == 0 ? mm_inspect_open(path, &r->in, errstr, errstr_len) : err;
 }
 

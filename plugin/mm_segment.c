@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,6 +94,18 @@ static int error_of(int number)
     }
 }
 
+/* May a file of this process be so large? To try it would bring SIGXFSZ, by which it ends. */
+static bool may_be_so_large(uint32_t size)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        size <= limit.rlim_cur) {
+        return true;
+    }
+    errno = EFBIG;
+    return false;
+}
+
 /* Reserve the space. *reserved: the file system can; if not, there is nothing to be had but the
  * writing itself. */
 static int reserve(int fd, uint32_t size, bool *reserved)
@@ -162,6 +175,9 @@ int mm_segment_create(const struct mm_dir *dir,
     char name[MM_DIR_NAME_LEN];
     h->salt = mm_segment_salt();
     h->size = size;
+    if (!may_be_so_large(size)) {
+        return MM_EIO;
+    }
     int err = mm_segment_describe(h, h->file, &seg);
     if (err != 0) {
         return err;

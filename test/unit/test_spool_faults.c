@@ -876,6 +876,94 @@ static void test_state_is_written_again_after_a_failed_sync(void **state)
     mm_spool_close(s);
 }
 
+/* A limit for the size of files (ulimit -f) refuses what does not fit, and ends nobody. */
+static void test_a_limit_for_files_ends_no_process(void **state)
+{
+    (void)state;
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    struct rlimit few = {.rlim_cur = SEGMENT_BYTES, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &few), 0);
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 200);
+    static const char large[2 * SEGMENT_BYTES];
+    struct mm_record r = {.type = MM_RECORD_MESSAGE,
+                          .flags = 1,
+                          .topic_len = 1,
+                          .payload_len = sizeof large,
+                          .topic = "t",
+                          .payload = large};
+    assert_int_equal(mm_spool_append(s, &r), MM_EIO);
+    append_some(s, 1);
+    mm_spool_close(s);
+    /* No segment at all; what is there is read. */
+    few.rlim_cur = SEGMENT_BYTES / 2;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &few), 0);
+    s = open_log(&opts);
+    assert_int_equal(append(s, 1), MM_EIO);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 201);
+    mm_spool_close(s);
+    few.rlim_cur = 1000;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &few), 0);
+    char errstr[256];
+    assert_int_equal(mm_spool_open(&opts, &s, errstr, sizeof errstr), MM_EIO);
+    assert_non_null(strstr(errstr, "limit for the size of files"));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+}
+
+/* A slot of STATE takes several sectors, of which a power failure may leave any on the disk: those
+ * of the last sync, and those written since. One of the slots is whole all the same, and it knows
+ * what was deleted. */
+static void test_a_slot_of_state_outlives_the_power(void **state)
+{
+    (void)state;
+    enum {
+        SECTOR = 512
+    };
+    static const enum mm_spool_sync policies[] = {MM_SPOOL_SYNC_INTERVAL, MM_SPOOL_SYNC_ALWAYS};
+    for (size_t i = 0; i < 2; i++) {
+        struct mm_spool_options opts = plain();
+        opts.sync = policies[i];
+        struct mm_spool *s = open_log(&opts);
+        char path[sizeof directory + 8];
+        snprintf(path, sizeof path, "%s/STATE", directory);
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        uint64_t n = 0;
+        for (int round = 0; round < 30; round++) {
+            /* Some rounds delete a segment, for which STATE is synced; the others write it only. */
+            append_some(s, 10);
+            n += read_all(mm_spool_reader(s, 0));
+            mm_spool_finish(mm_spool_reader(s, 0), NULL, n, 0);
+            pass_a_second(s);
+            struct mm_layout_state safe[2];
+            struct mm_layout_state torn;
+            uint8_t now[sizeof safe_state];
+            uint8_t mixed[sizeof safe_state];
+            uint64_t newest = 0;
+            uint64_t left = 0;
+            assert_int_equal(pread(fd, now, sizeof now, 0), sizeof now);
+            for (size_t at = 0; at < sizeof mixed; at += SECTOR) {
+                bool old = at / SECTOR % 2 == 0;
+                memcpy(mixed + at, (old ? safe_state : now) + at, SECTOR);
+            }
+            for (size_t k = 0; k < 2; k++) {
+                size_t at = k * MM_LAYOUT_STATE_LEN;
+                if (mm_layout_decode_state(safe_state + at, &safe[k]) == 0) {
+                    newest = safe[k].generation > newest ? safe[k].generation : newest;
+                }
+                if (mm_layout_decode_state(mixed + at, &torn) == 0) {
+                    left = torn.generation > left ? torn.generation : left;
+                }
+            }
+            assert_true(newest > 0);
+            assert_true(left >= newest);
+        }
+        close(fd);
+        mm_spool_close(s);
+    }
+}
+
 /* A file that somebody made must not lead the numbers where no new record is ever read. */
 static void test_impossible_numbers_are_set_aside(void **state)
 {
@@ -945,6 +1033,10 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_state_is_written_again_after_a_failed_sync,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_limit_for_files_ends_no_process, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_slot_of_state_outlives_the_power, make_directory,
+                                        remove_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
