@@ -1,5 +1,7 @@
-/* mm_http.h - the endpoints for health and metrics.
+/* mm_http.h - the endpoints for health and metrics, and the status page.
  *
+ *     GET /          the status page (mm_page.h), and what it loads: /page.css, .js, .svg
+ *     GET /status    the same as JSON (mm_status.h, docs/status.md)
  *     GET /metrics   Prometheus text
  *     GET /livez     200 "ok" or 503: do the workers move? Never depends on Kafka.
  *     GET /readyz    200 "ok" or 503 and the reason: can a record be stored?
@@ -9,10 +11,11 @@
  *     GET /dead/<id> one payload; 403 unless the client's address is a loopback address
  *
  * HEAD as GET (and any method on /healthz, as the Go program); else 405. Unknown paths 404
- * "404 page not found". One thread of its own; it reads counters and never touches the broker. Slow
- * or hostile clients are limited in number, time and size, and the oldest of them makes room for a
- * new one, so that a probe is always answered. A connection carries one request, whose body is not
- * read. Where libmicrohttpd itself finds a fault of its own, HTTP ends and the process goes on. */
+ * "404 page not found". One thread of its own; it reads counters, once a second also unasked, and
+ * never touches the broker. Slow or hostile clients are limited in number, time and size, and the
+ * oldest of them makes room for a new one, so that a probe is always answered. A connection carries
+ * one request, whose body is not read. Where libmicrohttpd itself finds a fault of its own, HTTP
+ * ends and the process goes on. */
 #ifndef MM_HTTP_H
 #define MM_HTTP_H
 

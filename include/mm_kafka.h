@@ -168,6 +168,12 @@ const char *mm_kafka_last_error(const struct mm_kafka *k);
  * to know. Lives as long as the producer. Thread: the owner. */
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k);
 
+/* The client library's name of the last error of a connection, such as "_TRANSPORT"; static. NULL:
+ * there has been none.
+ *
+ * Thread: the owner. */
+const char *mm_kafka_last_error_name(const struct mm_kafka *k);
+
 /* The client library's version as it runs, e.g. "2.0.2", and as a number (0x020002ff).
  *
  * Thread: any. */

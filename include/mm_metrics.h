@@ -133,6 +133,9 @@ enum mm_worker_state {
     MM_N_WORKER_STATES
 };
 
+/* A down_error: connected, but Kafka confirms nothing. */
+#define MM_METRICS_STALLED "STALLED"
+
 #define MM_HISTOGRAM_MAX 20
 
 /* Durations in ns, counted in buckets with fixed upper bounds. One writer. */
@@ -208,7 +211,10 @@ struct mm_metrics_worker
     _Atomic uint64_t state;            /* gauge: enum mm_worker_state */
     _Atomic uint64_t retry_at_ms;  /* gauge: next try of a parked topic, since the epoch; or 0 */
     _Atomic uint64_t heartbeat_ns; /* gauge: CLOCK_MONOTONIC of the last loop */
-    struct mm_histogram latency;   /* receipt to delivery report */
+    /* Names of errors, by Kafka or its client; static; NULL: none. */
+    _Atomic(const char *) refusal;    /* why Kafka refused a Kafka topic last */
+    _Atomic(const char *) down_error; /* why it was not reached last, or MM_METRICS_STALLED */
+    struct mm_histogram latency;      /* receipt to delivery report */
 };
 
 struct mm_metrics;
@@ -313,6 +319,67 @@ struct mm_snapshot
 void mm_metrics_snapshot(const struct mm_metrics *m,
                          const struct mm_spool *spool,
                          struct mm_snapshot *out);
+
+/* --- for pages, in mm_metrics_view.c. Thread: any. ----------------------------------------------
+ */
+
+/* What does not change, and when it began. The strings live until mm_metrics_free(). */
+struct mm_build_view
+{
+    const char *version;
+    const char *librdkafka;
+    const char *mosquitto;
+    uint64_t started_ms; /* since the epoch */
+};
+
+void mm_metrics_view_build(const struct mm_metrics *m, struct mm_build_view *out);
+
+/* All counters, by enum mm_metrics_slot. */
+void mm_metrics_view_counters(const struct mm_metrics *m,
+                              const struct mm_spool *spool,
+                              uint64_t n[MM_LAYOUT_COUNTERS]);
+
+/* One worker. Names are static; times since the epoch, 0: none. */
+struct mm_worker_view
+{
+    enum mm_worker_state state;
+    const char *state_name;
+    bool alive; /* its loop turned in the last 30 s */
+    bool kafka_up;
+    bool kafka_was_up;
+    uint64_t held; /* taken and not finished */
+    uint64_t in_flight;
+    uint64_t delivered; /* since the start */
+    uint64_t oldest_ms;
+    uint64_t last_delivery_ms;
+    uint64_t retry_at_ms;
+    const char *refusal;    /* NULL: none */
+    const char *down_error; /* NULL: none */
+};
+
+uint32_t mm_metrics_n_workers(const struct mm_metrics *m);
+void mm_metrics_view_worker(const struct mm_metrics *m, uint32_t k, struct mm_worker_view *out);
+
+/* What waits for one Kafka topic, by its lane, or MM_METRICS_LANE_OLD. All 0 and NULL where nothing
+ * does: it is not parked. */
+struct mm_topic_view
+{
+    uint64_t n_messages;
+    uint64_t n_bytes;
+    uint64_t oldest_ms;
+    uint64_t retry_at_ms;
+    const char *refusal; /* static; NULL: not known */
+};
+
+/* Lanes there are, that of earlier routes left out. */
+uint32_t mm_metrics_n_topics(const struct mm_metrics *m);
+void mm_metrics_view_topic(const struct mm_metrics *m, uint32_t lane, struct mm_topic_view *out);
+
+/* The Kafka topic of a lane; "by earlier routes"; "" when there is no such lane. */
+void mm_metrics_topic_name(const struct mm_metrics *m, uint32_t lane, char dst[MM_LANES_NAME_LEN]);
+
+/* --- the page of Prometheus, in mm_metrics_text.c ------------------------------------------------
+ */
 
 /* The Prometheus text (format 0.0.4), with the five names of the Go program at its end. *text is
  * malloc'ed, for the caller to free; *len without the final NUL. Makes the log write its STATE, so

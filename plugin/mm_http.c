@@ -15,6 +15,8 @@
 #include "mm_error.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
+#include "mm_page.h"
+#include "mm_status.h"
 
 #include <errno.h>
 #include <microhttpd.h>
@@ -46,8 +48,8 @@
 /* Pages that clients are slow to fetch may hold so much memory together, and one page more. */
 #define MAX_PAGE_BYTES ((size_t)64 * 1024 * 1024)
 
-/* How often connections are looked at while nothing happens, and how long nothing is accepted after
- * that has failed. */
+/* How often connections are looked at while something is connected, and how long nothing is
+ * accepted after that has failed. */
 #define TICK_MS 500
 #define ACCEPT_PAUSE_NS (100 * UINT64_C(1000000))
 
@@ -84,6 +86,7 @@ struct mm_http
     struct MHD_Daemon *daemon;
     int epoll_fd; /* the daemon's */
     uint64_t accept_after_ns;
+    struct mm_status *status;
     size_t page_bytes;                             /* of answers under way */
     struct connection connection[MAX_CONNECTIONS]; /* oldest first */
     size_t n_connections;
@@ -98,6 +101,7 @@ struct mm_http
 struct request
 {
     struct MHD_Connection *connection;
+    const char *path;
     const char *rest; /* of the path, behind what the endpoint names */
 };
 
@@ -105,8 +109,9 @@ struct answer
 {
     unsigned int status;
     const char *type;
-    const char *text; /* static; or NULL, and then page has the body */
-    char *page;       /* malloc'ed */
+    const char *policy; /* the Content-Security-Policy; NULL: no page for a browser */
+    const void *text;   /* static; or NULL, and then page has the body */
+    char *page;         /* malloc'ed */
     size_t len;
 };
 
@@ -221,6 +226,27 @@ static void answer_dead_payload(struct mm_http *h, const struct request *r, stru
     give(a, err, "application/octet-stream", payload, len);
 }
 
+static void answer_status(struct mm_http *h, const struct request *r, struct answer *a)
+{
+    (void)r;
+    char *page = NULL;
+    size_t len = 0;
+    int err =
+        mm_status_json(h->status, mm_clock_monotonic_ns(), mm_clock_realtime_ms(), &page, &len);
+    give(a, err, "application/json", page, len);
+}
+
+static void answer_page(struct mm_http *h, const struct request *r, struct answer *a)
+{
+    (void)h;
+    const struct mm_page *page = mm_page_find(r->path);
+    *a = (struct answer){.status = MHD_HTTP_OK,
+                         .type = page->type,
+                         .policy = MM_PAGE_POLICY,
+                         .text = page->data,
+                         .len = page->len};
+}
+
 static const struct endpoint
 {
     const char *path;
@@ -235,6 +261,11 @@ static const struct endpoint
     {"/healthz", false, true, false, answer_healthz},
     {"/dead", false, false, true, answer_dead_list},
     {"/dead/", true, false, true, answer_dead_payload},
+    {"/status", false, false, true, answer_status},
+    {"/", false, false, false, answer_page},
+    {"/page.css", false, false, false, answer_page},
+    {"/page.js", false, false, false, answer_page},
+    {"/page.svg", false, false, false, answer_page},
 };
 
 static const struct endpoint *find_endpoint(const char *path, const char **rest)
@@ -297,6 +328,8 @@ static bool add_headers(struct MHD_Response *response, const struct answer *a)
         {MHD_HTTP_HEADER_CONTENT_TYPE, a->type},
         {MHD_HTTP_HEADER_CACHE_CONTROL, "no-store"},
         {"X-Content-Type-Options", "nosniff"},
+        {"Content-Security-Policy", a->policy},
+        {"Referrer-Policy", a->policy != NULL ? "no-referrer" : NULL},
         {MHD_HTTP_HEADER_ALLOW, a->status == MHD_HTTP_METHOD_NOT_ALLOWED ? "GET, HEAD" : NULL},
     };
     for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
@@ -314,7 +347,7 @@ static void find_answer(struct mm_http *h,
                         const char *method,
                         struct answer *a)
 {
-    struct request r = {.connection = connection};
+    struct request r = {.connection = connection, .path = path};
     const struct endpoint *e = find_endpoint(path, &r.rest);
     if (e == NULL) {
         say(a, MHD_HTTP_NOT_FOUND, "404 page not found\n");
@@ -561,18 +594,18 @@ static int start_daemon(struct mm_http *h)
     return 0;
 }
 
-/* How long the loop may sleep when nothing comes, in ms; -1: for ever. */
+/* How long the loop may sleep when nothing comes, in ms. */
 static int wait_ms(const struct mm_http *h, uint64_t now_ns)
 {
     MHD_UNSIGNED_LONG_LONG library_ms = 0;
-    uint64_t ms = h->n_connections > 0 ? TICK_MS : UINT64_MAX;
+    uint64_t ms = h->n_connections > 0 ? TICK_MS : MM_STATUS_SAMPLE_MS;
     if (MHD_get_timeout(h->daemon, &library_ms) == MHD_YES && library_ms < ms) {
         ms = library_ms;
     }
     if (now_ns < h->accept_after_ns && ACCEPT_PAUSE_NS / 1000000 < ms) {
         ms = ACCEPT_PAUSE_NS / 1000000;
     }
-    return ms > TICK_MS ? -1 : (int)ms;
+    return (int)ms;
 }
 
 static void serve(struct mm_http *h)
@@ -589,6 +622,7 @@ static void serve(struct mm_http *h)
             return;
         }
         now_ns = mm_clock_monotonic_ns();
+        mm_status_sample(h->status, now_ns, mm_clock_realtime_ms());
         end_aged(h, now_ns);
         accept_waiting(h, now_ns);
         MHD_run(h->daemon);
@@ -709,6 +743,7 @@ static void close_all(struct mm_http *h)
         close(h->stop_fd);
     }
     sem_destroy(&h->started);
+    mm_status_free(h->status);
     free(h);
 }
 
@@ -731,11 +766,16 @@ int mm_http_start(const struct mm_http_options *opts,
     h->stop_fd = -1;
     sem_init(&h->started, 0, 0);
 
-    int err = open_listener(h, opts, errstr, errstr_len);
+    const char *reason = "";
+    int err = mm_status_new(opts->metrics, opts->spool, &h->status);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(err));
+        goto fail;
+    }
+    err = open_listener(h, opts, errstr, errstr_len);
     if (err != 0) {
         goto fail;
     }
-    const char *reason = "";
     count_servers(1);
     err = start_thread(h, &reason);
     if (err != 0) {

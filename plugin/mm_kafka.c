@@ -68,6 +68,7 @@ struct mm_kafka
     struct mm_log_limit *error_limit;
     bool quiet;
     char last_error[256];
+    const char *last_error_name; /* librdkafka's, static; NULL: there was none yet */
     char fatal_reason[256];
 };
 
@@ -233,6 +234,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     k->n_errors++;
     k->rejected = err == RD_KAFKA_RESP_ERR__SSL || err == RD_KAFKA_RESP_ERR__AUTHENTICATION;
     snprintf(k->last_error, sizeof k->last_error, "%s", reason);
+    k->last_error_name = rd_kafka_err2name((rd_kafka_resp_err_t)err);
     uint64_t n_held = 0;
     if (mm_log_allowed(k->error_limit, mm_clock_monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(k->log, k->quiet ? MM_LOG_DEBUG : MM_LOG_WARN,
@@ -611,6 +613,11 @@ const char *mm_kafka_last_error(const struct mm_kafka *k)
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k)
 {
     return k->rk;
+}
+
+const char *mm_kafka_last_error_name(const struct mm_kafka *k)
+{
+    return k->last_error_name;
 }
 
 const char *mm_kafka_version(void)

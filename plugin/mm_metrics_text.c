@@ -204,11 +204,9 @@ static void page_parked(struct page *p, const struct mm_metrics *m, const struct
     for (uint32_t i = 0; i < MM_METRICS_N_LANES; i++) {
         const struct mm_metrics_lane *lane = mm_metrics_lane(m, i);
         uint64_t n = lane == NULL ? 0 : mm_metrics_count_lane(lane);
-        char name[MM_LANES_NAME_LEN] = "by earlier routes";
-        if (n > 0 && i != MM_METRICS_LANE_OLD) {
-            mm_lanes_copy_name(m->names, i, name);
-        }
         if (n > 0) {
+            char name[MM_LANES_NAME_LEN];
+            mm_metrics_topic_name(m, i, name);
             fprintf(p->out, "%s{kafka_topic=\"", p->name);
             label_value(p->out, name);
             fprintf(p->out, "\"} %" PRIu64 "\n", n);

@@ -376,6 +376,8 @@ static int add(struct mm_park *p,
     }
     if (!parked) {
         atomic_store_explicit(&lane->error, reason, memory_order_relaxed);
+        atomic_store_explicit(&mm_metrics_park(p->opts.metrics, lane->shelf.lane)->refusal, reason,
+                              memory_order_relaxed);
         lane->shelf.first_try_s = p->opts.config->kafka_retry_interval_s;
         atomic_store_explicit(&lane->parked, true, memory_order_release);
     }

@@ -473,6 +473,7 @@ static void refuse_topic(struct mm_worker *w,
         w->park = true;
     }
     atomic_store_explicit(&w->last_error, r->error, memory_order_relaxed);
+    atomic_store_explicit(&w->m->refusal, r->error, memory_order_relaxed);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->park_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
@@ -1504,6 +1505,11 @@ static void watch_connection(struct mm_worker *w)
     }
     bool stalled = w->n_in_flight > 0 && w->now_ns - w->progress_ns > STALL_NS;
     bool up = mm_kafka_up(kafka) && !stalled;
+    if (!up) {
+        const char *error =
+            stalled && mm_kafka_up(kafka) ? MM_METRICS_STALLED : mm_kafka_last_error_name(kafka);
+        atomic_store_explicit(&w->m->down_error, error, memory_order_relaxed);
+    }
     if (up != w->up) {
         w->up = up;
         mm_gauge_set(&w->m->kafka_up, up);

@@ -6,8 +6,8 @@
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosquitto-dev librdkafka-dev
     libmicrohttpd-dev libcjson-dev libssl-dev)
 packages_unit=(libcmocka-dev)
-packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven prometheus python3
-    python3-venv)
+packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
+    python3 python3-venv)
 packages_deploy=(prometheus python3 python3-venv)
 packages_lint=(clang-format clang-tidy shellcheck git)
 packages_demo=(mosquitto mosquitto-clients kcat curl)

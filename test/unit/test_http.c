@@ -320,7 +320,8 @@ static void test_methods(void **state)
     reach_kafka(&s, 1);
     static const char *const methods[] = {"POST",  "PUT",   "DELETE",  "OPTIONS",
                                           "PATCH", "TRACE", "CONNECT", "BREW"};
-    static const char *const paths[] = {"/metrics", "/livez", "/readyz", "/dead", "/dead/x"};
+    static const char *const paths[] = {"/metrics", "/livez",  "/readyz", "/dead",
+                                        "/dead/x",  "/status", "/",       "/page.js"};
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         for (size_t j = 0; j < sizeof paths / sizeof paths[0]; j++) {
             check(&s, methods[i], paths[j], 405, PLAIN, "405 method not allowed\n");
@@ -343,8 +344,9 @@ static void test_paths(void **state)
     (void)state;
     struct server s = start();
     static const char *const unknown[] = {
-        "/",        "/x",     "/healthz/", "/metrics/", "//metrics", "/METRICS", "/livezz",
-        "/livez/x", "/dead/", "/deadx",    "/../livez", "metrics",   "*",        "http://x/livez",
+        "/page",    "/x",     "/healthz/", "/metrics/",   "//metrics", "/METRICS", "/livezz",
+        "/livez/x", "/dead/", "/deadx",    "/../livez",   "metrics",   "*",        "http://x/livez",
+        "/status/", "/page.", "/page.js/", "/index.html", "//",
     };
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         check(&s, "GET", unknown[i], 404, PLAIN, "404 page not found\n");
@@ -352,6 +354,61 @@ static void test_paths(void **state)
     check(&s, "GET", "/livez?", 200, PLAIN, "ok\n");
     check(&s, "GET", "/livez?x=1&y=%41&&=", 200, PLAIN, "ok\n");
     check(&s, "GET", "/metrics?x=1", 200, METRICS, NULL);
+    stop(&s);
+}
+
+/* The files of the page come with a policy that lets in nothing else; what is not for a browser to
+ * show has none. */
+static void test_page(void **state)
+{
+    (void)state;
+    struct server s = start();
+    static const struct
+    {
+        const char *path;
+        const char *type;
+        const char *part;
+    } files[] = {
+        {"/", "text/html; charset=utf-8", "<script src=\"page.js\" defer></script>"},
+        {"/page.css", "text/css; charset=utf-8", "prefers-color-scheme: dark"},
+        {"/page.js", "text/javascript; charset=utf-8", "\"use strict\";"},
+        {"/page.svg", "image/svg+xml", "</svg>"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        check(&s, "GET", files[i].path, 200, files[i].type, NULL);
+        check(&s, "HEAD", files[i].path, 200, files[i].type, NULL);
+        struct reply r = ask(&s, "GET", files[i].path);
+        assert_non_null(strstr(r.body, files[i].part));
+        assert_true(has_header(&r, "Referrer-Policy: no-referrer"));
+        assert_true(has_header(
+            &r,
+            "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; "
+            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"));
+        free(r.text);
+    }
+    struct reply r = ask(&s, "GET", "/livez");
+    assert_true(strcasestr(r.text, "Content-Security-Policy") == NULL);
+    free(r.text);
+    stop(&s);
+}
+
+/* Somebody looks once a second, also while nobody asks: what has been is told. */
+static void test_status(void **state)
+{
+    (void)state;
+    struct server s = start();
+    reach_kafka(&s, 1);
+    check(&s, "GET", "/status", 200, "application/json", NULL);
+    check(&s, "HEAD", "/status", 200, "application/json", NULL);
+    mm_gauge_set(&mm_metrics_worker(s.metrics, 0)->state, MM_WORKER_PARKED);
+    sleep_ms(1500);
+    mm_gauge_set(&mm_metrics_worker(s.metrics, 0)->state, MM_WORKER_RUNNING);
+    sleep_ms(1500);
+    struct reply r = ask(&s, "GET", "/status");
+    assert_non_null(strstr(r.body, "\"title\":\"All is well\""));
+    assert_non_null(strstr(r.body, "\"title\":\"Kafka refused a topic\""));
+    free(r.text);
     stop(&s);
 }
 
@@ -1070,6 +1127,8 @@ int main(void)
         cmocka_unit_test(test_metrics_page),
         cmocka_unit_test(test_methods),
         cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_page),
+        cmocka_unit_test(test_status),
         cmocka_unit_test(test_dead_letters),
         cmocka_unit_test(test_payloads_are_for_this_machine_only),
         cmocka_unit_test(test_requests_that_are_too_long),
