@@ -21,6 +21,20 @@
 #include <stdio.h>
 
 struct mm_filter_set;
+struct mm_format;
+struct mm_headers;
+struct mm_template;
+
+enum mm_payload_format {
+    MM_PAYLOAD_JSON,
+    MM_PAYLOAD_RAW,
+    MM_PAYLOAD_BASE64,
+};
+
+enum mm_when_too_large {
+    MM_WHEN_TOO_LARGE_DEAD_LETTER, /* taken, and never handed to Kafka */
+    MM_WHEN_TOO_LARGE_REJECT,      /* as when_full reject */
+};
 
 enum mm_when_full {
     MM_WHEN_FULL_REJECT,      /* QoS 1, 2: no acknowledgement, the publisher sends again */
@@ -73,12 +87,16 @@ struct mm_config_property
     struct mm_place place;
 };
 
-/* One route: `<filters> <kafka topic>`. */
+/* One route: `<filters> <kafka topic> [key=...] [format=...] [headers=...]`. */
 struct mm_config_route
 {
-    char *mqtt_filters;            /* the list as given */
-    struct mm_filter_set *filters; /* the same, compiled */
-    uint32_t lane; /* of its Kafka topic: 0 is kafka_topic, else 1 + an index of route_topics */
+    char *mqtt_filters;              /* the list as given; NULL: the default route */
+    struct mm_template *kafka_topic; /* NULL: the default route */
+    uint32_t lane; /* of its Kafka topic: 0 is kafka_topic, else 1 + an index of route_topics;
+                      MM_ROUTE_LANE_DERIVED: the template makes it of the message */
+    struct mm_template *key; /* NULL: messages have no key */
+    enum mm_payload_format format;
+    struct mm_headers *headers; /* beside mm-id */
     struct mm_place place;
 };
 
@@ -87,7 +105,7 @@ struct mm_config
 {
     char *config_file;               /* an absolute path; NULL: none */
     char *mqtt_topic;                /* the list as given */
-    struct mm_filter_set *filters;   /* the same and those of the routes, compiled */
+    struct mm_filter_set *filters;   /* list i: those of route i; list n_routes: mqtt_topic */
     char *kafka_bootstrap;           /* "host:port[,host:port...]"; IPv6 literals in brackets */
     char *kafka_topic;               /* [a-zA-Z0-9._-]{1,249} */
     uint32_t kafka_workers;          /* 1..64 */
@@ -111,6 +129,16 @@ struct mm_config
                                 leads to; NULL: none */
     struct mm_config_route *routes; /* in file order */
     size_t n_routes;
+    struct mm_config_route default_route; /* what none of the routes takes */
+    char *kafka_key;                      /* a template as given, or "none" */
+    enum mm_payload_format payload_format;
+    char *kafka_headers;        /* a list as given, or "auto" */
+    char *kafka_topic_allow;    /* patterns, separated by ','; NULL: none */
+    bool spool_all_properties;  /* also what no route needs now */
+    unsigned stored;            /* what of a message is stored: enum mm_headers_field */
+    struct mm_format *format;   /* of json_topic_name and json_content_name */
+    uint32_t max_message_bytes; /* of a Kafka message */
+    enum mm_when_too_large when_too_large;
     uint32_t kafka_topics_max; /* 1..MM_LANES_MAX */
     char **route_topics; /* Kafka topics of the routes that are not kafka_topic, each once; fewer
                             than kafka_topics_max */

@@ -17,15 +17,13 @@
 struct mm_config;
 struct mm_dead_letter;
 struct mm_dead_topic;
-struct mm_format;
 struct mm_log;
 struct mm_metrics_worker;
 
 /* All is borrowed. */
 struct mm_dead_topic_options
 {
-    const struct mm_config *config; /* dead_letter_topic is set */
-    const struct mm_format *format;
+    const struct mm_config *config;    /* dead_letter_topic is set */
     struct mm_metrics_worker *metrics; /* dead_copies and dead_copies_failed are ours */
     struct mm_log *log;
 };

@@ -31,10 +31,18 @@ int mm_filter_set_new(const char *list,
                       char *errstr,
                       size_t errstr_len);
 
+/* The same of several lists, for mm_filter_set_first(). An error is that of the first list that has
+ * one. */
+int mm_filter_set_new_lists(const char *const *lists,
+                            size_t n_lists,
+                            struct mm_filter_set **out,
+                            char *errstr,
+                            size_t errstr_len);
+
 /* Accepts NULL. Thread: setup. */
 void mm_filter_set_free(struct mm_filter_set *set);
 
-/* Number of filters in the list; one that stands there twice counts twice. Thread: any. */
+/* Number of filters in the lists; one that stands there twice counts twice. Thread: any. */
 size_t mm_filter_set_count(const struct mm_filter_set *set);
 
 /* Does any filter match the topic (topic_len bytes, a topic name without wildcards)? A wildcard in
@@ -43,5 +51,9 @@ size_t mm_filter_set_count(const struct mm_filter_set *set);
  *
  * Thread: any. */
 bool mm_filter_set_match(const struct mm_filter_set *set, const char *topic, size_t topic_len);
+
+/* The first of the lists, from 0, that has a filter which matches; SIZE_MAX: none has. Does not
+ * take longer for many lists, but all filters that match are looked at. Thread: any. */
+size_t mm_filter_set_first(const struct mm_filter_set *set, const char *topic, size_t topic_len);
 
 #endif

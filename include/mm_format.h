@@ -1,4 +1,4 @@
-/* mm_format.h - the Kafka value of a record.
+/* mm_format.h - the Kafka value of a record as JSON, and as base64.
  *
  * {"Topic":"<MQTT topic>","Content":"<payload in base64>"}, byte for byte what the Go program of
  * the same name writes (encoding/json of Go 1.22 and later, standard base64 with padding). The
@@ -42,8 +42,17 @@ size_t mm_format_json(const struct mm_format *f,
                       size_t payload_len,
                       char *dst);
 
+/* The number of bytes that mm_format_json() writes. Thread: any. */
+size_t mm_format_json_len(const struct mm_format *f,
+                          const char *topic,
+                          size_t topic_len,
+                          size_t payload_len);
+
+/* Bytes of the base64 of len bytes. Thread: any. */
+size_t mm_base64_len(size_t len);
+
 /* Standard base64 with padding (RFC 4648 section 4) of len bytes into dst, which has
- * 4 * ((len + 2) / 3) bytes. Returns the bytes written. Thread: any. */
+ * mm_base64_len() bytes. Returns the bytes written. Thread: any. */
 size_t mm_base64_encode(const void *src, size_t len, char *dst);
 
 #endif

@@ -45,6 +45,7 @@ struct mm_kafka_report
     bool
         maybe_persisted; /* not delivered as far as we know, but it was sent: a repeat may follow */
     bool too_large;      /* SUSPECT because of its size */
+    bool unroutable;     /* never of a producer: SUSPECT because no Kafka topic is found for it */
     bool general;        /* WAIT for a reason that is not this Kafka topic's alone */
     const char *error;   /* the error's name, e.g. "MSG_SIZE_TOO_LARGE"; static */
     const char *reason;  /* in words; static */
@@ -91,6 +92,9 @@ struct mm_kafka_message
     const char *topic; /* Kafka's; NUL-terminated */
     const void *key;   /* NULL: none */
     size_t key_len;
+    const void *spread; /* where there is no key: chooses the partition as a key of these bytes
+                           would, so that those with the same ones stay in order; not sent */
+    size_t spread_len;
     const void *value;
     size_t value_len;
     const struct mm_kafka_header *headers; /* n_headers of them; copied */

@@ -69,10 +69,11 @@ static inline uint64_t mm_counter_get(const _Atomic uint64_t *counter)
     X(MM_DROPPED_LOST, "lost")          /* damaged or gone on the disk; told by the log */
 
 /* Why a message became a dead letter. At most 4. */
-#define MM_DEAD_REASONS(X)            \
-    X(MM_DEAD_TOO_LARGE, "too_large") \
-    X(MM_DEAD_INVALID, "invalid")     \
-    X(MM_DEAD_UNREADABLE, "unreadable")
+#define MM_DEAD_REASONS(X)              \
+    X(MM_DEAD_TOO_LARGE, "too_large")   \
+    X(MM_DEAD_INVALID, "invalid")       \
+    X(MM_DEAD_UNREADABLE, "unreadable") \
+    X(MM_DEAD_UNROUTABLE, "unroutable") /* no Kafka topic is found for it */
 
 enum mm_refused_reason {
 #define MM_X(name, text) name,

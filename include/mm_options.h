@@ -28,6 +28,9 @@ enum mm_option_type {
     MM_TYPE_KAFKA_PORT, /* has no field: goes into the brokers */
     MM_TYPE_BROKERS,
     MM_TYPE_KAFKA_TOPIC,
+    MM_TYPE_ALLOW, /* patterns for Kafka topics */
+    MM_TYPE_KEY,
+    MM_TYPE_HEADERS,
     MM_TYPE_ROUTE, /* has no field: mm_route_add() */
     MM_TYPE_FIELD_NAMES,
     MM_TYPE_PATH,
@@ -74,7 +77,7 @@ struct mm_option_def
 };
 
 /* The table, in the order in which values are parsed and told. */
-#define MM_N_OPTIONS 59
+#define MM_N_OPTIONS 66
 extern const struct mm_option_def *const mm_option_defs;
 
 /* Longer than the longest name. */

@@ -35,7 +35,6 @@
 
 struct mm_config;
 struct mm_dead;
-struct mm_format;
 struct mm_lanes;
 struct mm_log;
 struct mm_park;
@@ -48,7 +47,6 @@ struct mm_worker_change;
 struct mm_park_options
 {
     const struct mm_config *config;
-    const struct mm_format *format;
     struct mm_spool *spool;         /* the one that is parked from */
     struct mm_spool_budget *budget; /* shared with it; NULL: each log may have spool_max_bytes */
     struct mm_lanes *lanes;         /* of the settings: mm_lanes_reset() */

@@ -66,9 +66,6 @@ void mm_parkdir_path(const struct mm_parkdir *d, const char *name, char path[MM_
 /* Make new names in the directory survive a power failure. Thread: any. Errors: MM_EIO. */
 int mm_parkdir_sync(const struct mm_parkdir *d);
 
-/* The routes as ROUTES has them, malloc'ed for the caller to free. NULL: no memory. Thread: any. */
-char *mm_parkdir_routes(const struct mm_config *config);
-
 /* The routes change while the plugin runs: first each log that is there becomes an old one, of the
  * highest age, and gets another name (dst may be name); then the routes are those of config. A
  * failure can be tried again, from where it came to.

@@ -107,6 +107,15 @@ enum mm_record_tag {
     MM_TAG_DIED_MS = 4,     /* 8 bytes: when it became a dead letter, ms since the epoch */
     MM_TAG_ORIGIN = 5,      /* text: the mm-id that it had in the spool, "<uuid>-<seq>" */
     MM_TAG_PAYLOAD_LEN = 6, /* 8 bytes: of the payload, where it was too large to be kept */
+
+    /* of the MQTT message, as far as the settings ask for it */
+    MM_TAG_CLIENT_ID = 7,         /* text */
+    MM_TAG_USERNAME = 8,          /* text */
+    MM_TAG_CONTENT_TYPE = 9,      /* text, MQTT 5, as all that follow */
+    MM_TAG_RESPONSE_TOPIC = 10,   /* text */
+    MM_TAG_CORRELATION_DATA = 11, /* bytes */
+    MM_TAG_PAYLOAD_FORMAT = 12,   /* 1 byte: 0 bytes, 1 UTF-8 */
+    MM_TAG_USER_PROPERTY = 13,    /* any number: length of the name (2 bytes), name, value */
 };
 
 #define MM_PROP_HEADER_LEN 6
@@ -115,6 +124,9 @@ enum mm_record_tag {
  * data may be NULL when len is 0. */
 uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len);
 uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value);
+
+/* The beginning of an item whose len bytes the caller writes behind it: returns their place. */
+uint8_t *mm_prop_put_header(uint8_t *dst, uint16_t tag, uint32_t len);
 
 /* The first item with this tag: NULL when there is none before the end, or before an item that does
  * not fit. */
@@ -131,6 +143,15 @@ static inline uint32_t mm_topic_shard(uint32_t topic_hash, uint32_t n)
 {
     return (uint32_t)(((uint64_t)topic_hash * n) >> 32);
 }
+
+/* The item at *offset, which is moved behind it; begin with 0. False: there is none, or one that
+ * does not fit. data points into props; it may be NULL when len is 0. */
+bool mm_prop_next(const void *props,
+                  uint32_t props_len,
+                  uint32_t *offset,
+                  uint16_t *tag,
+                  const uint8_t **data,
+                  uint32_t *len);
 
 /* CRC-32C, continued: start with 0, then pass the last result. By SSE4.2 or ARMv8 instructions
  * where the processor has them, in tables otherwise. data may be NULL when len is 0. Ready when

@@ -35,4 +35,15 @@ bool mm_equal_in_any_case(const char *a, const char *b);
 /* Cut the blanks off both ends, in place. Returns where the rest begins. */
 char *mm_trim(char *text);
 
+/* Does the text match the pattern, in which '*' stands for any run of bytes, also for none? Thread:
+ * any. */
+bool mm_glob(const char *pattern, const char *text, size_t text_len);
+
+/* The longest text that mm_edit_distance() takes, with its NUL. */
+#define MM_EDIT_MAX_LEN 64
+
+/* Edits that make b of a, both shorter than MM_EDIT_MAX_LEN: a letter put in, left out or changed,
+ * two neighbours swapped (optimal string alignment). Thread: any. */
+size_t mm_edit_distance(const char *a, const char *b);
+
 #endif

@@ -29,7 +29,6 @@
 
 struct mm_config;
 struct mm_dead;
-struct mm_format;
 struct mm_lanes;
 struct mm_log;
 struct mm_metrics_worker;
@@ -50,7 +49,6 @@ struct mm_worker_options
     enum mm_worker_role role;
     uint32_t index; /* the shard: 0 <= index < the log's n_readers */
     const struct mm_config *config;
-    const struct mm_format *format;
     struct mm_lanes *lanes; /* of the settings: mm_lanes_reset() */
     struct mm_spool *spool;
     struct mm_spool *main; /* the log that `spool` was parked from; NULL: none, or itself */
@@ -90,7 +88,6 @@ void mm_worker_stop(struct mm_worker *w, uint32_t drain_ms);
 struct mm_worker_change
 {
     const struct mm_config *config;
-    const struct mm_format *format;
     bool new_routes; /* records may go to other Kafka topics than before */
     bool old;        /* it is of MM_ROLE_OLD from now on, with these metrics */
     struct mm_metrics_worker *metrics;

@@ -9,10 +9,12 @@
 #include "mm_config_impl.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_format.h"
 #include "mm_lanes.h"
 #include "mm_options.h"
 #include "mm_property.h"
 #include "mm_route.h"
+#include "mm_template.h"
 #include "mm_text.h"
 
 #include <assert.h>
@@ -146,6 +148,27 @@ static struct mm_place place_of_lane(const struct mm_config *config, uint32_t la
     return config->routes[i].place;
 }
 
+/* No publisher may choose a Kafka topic that the operator has not thought of. */
+static void check_templates(struct mm_parser *p)
+{
+    const struct mm_config *config = p->config;
+    mm_config_subject(p, mm_option_find("route"));
+    for (size_t i = 0; i < config->n_routes; i++) {
+        const struct mm_config_route *route = &config->routes[i];
+        /* An allow list that was not valid has been told of. */
+        if (route->lane == MM_ROUTE_LANE_DERIVED && config->kafka_topic_allow == NULL &&
+            !mm_config_is_given(p, mm_option_find("kafka_topic_allow"))) {
+            const char *text = mm_template_text(route->kafka_topic);
+            char shown[MM_PRINTABLE_LEN];
+            p->place = route->place;
+            mm_config_report(p, MM_LOG_ERROR,
+                             "%s: the Kafka topic \"%s\" is made of what publishers send: "
+                             "kafka_topic_allow has to say which Kafka topics that may be",
+                             p->subject, mm_printable(text, strlen(text), shown, sizeof shown));
+        }
+    }
+}
+
 /* The Kafka topics of all options beside each other. Those that were not valid are not there. */
 static void check_kafka_topics(struct mm_parser *p)
 {
@@ -167,6 +190,7 @@ static void check_kafka_topics(struct mm_parser *p)
                          "%s: %u is too few: kafka_topic and the routes name %zu Kafka topics",
                          p->subject, config->kafka_topics_max, n);
     }
+    check_templates(p);
     const char *dead = config->dead_letter_topic;
     for (size_t i = 0; dead != NULL && i < n; i++) {
         if (strcmp(topics[i], dead) == 0) {
@@ -188,35 +212,6 @@ static void check_kafka_topics(struct mm_parser *p)
         mm_config_subject(p, mm_option_find("kafka_test_topic"));
         check_collisions(p, config->kafka_test_topic, topics, n);
     }
-}
-
-/* A message is carried when mqtt_topic or a route matches it: one set of filters for the broker
- * thread, which asks for each message. */
-static int unite_filters(struct mm_parser *p)
-{
-    struct mm_config *config = p->config;
-    if (config->n_routes == 0 || config->mqtt_topic == NULL) {
-        return 0;
-    }
-    size_t len = strlen(config->mqtt_topic) + 1;
-    for (size_t i = 0; i < config->n_routes; i++) {
-        len += 1 + strlen(config->routes[i].mqtt_filters);
-    }
-    char *list = malloc(len);
-    if (list == NULL) {
-        return MM_ENOMEM;
-    }
-    char *end = stpcpy(list, config->mqtt_topic);
-    for (size_t i = 0; i < config->n_routes; i++) {
-        *end++ = ',';
-        end = stpcpy(end, config->routes[i].mqtt_filters);
-    }
-    mm_filter_set_free(config->filters);
-    config->filters = NULL;
-    int rc = mm_filter_set_new(list, &config->filters, p->why, sizeof p->why);
-    assert(rc != MM_EINVAL); /* each part was taken before */
-    free(list);
-    return rc;
 }
 
 /* Write the names of the options that are given and wanted, as they are given. False: there is
@@ -295,6 +290,16 @@ static int gather(struct mm_parser *p)
     return rc;
 }
 
+/* What is made of several values. Those that were not valid are not there. */
+static int finish(struct mm_config *config)
+{
+    int rc = mm_route_finish(config);
+    if (rc == 0 && config->json_topic_name != NULL) {
+        rc = mm_format_new(config->json_topic_name, config->json_content_name, &config->format);
+    }
+    return rc;
+}
+
 static int apply_all(struct mm_parser *p)
 {
     const struct mm_option_def *config_file = mm_option_find("config_file");
@@ -304,7 +309,7 @@ static int apply_all(struct mm_parser *p)
             rc = apply(p, &mm_option_defs[i]);
         }
     }
-    return rc == 0 ? unite_filters(p) : rc;
+    return rc == 0 ? finish(p->config) : rc;
 }
 
 int mm_config_new(const struct mm_config_source *source, struct mm_config **out)
@@ -376,6 +381,10 @@ void mm_config_free(struct mm_config *config)
     free(config->properties);
     free_security(&config->security);
     mm_route_free_all(config);
+    mm_format_free(config->format);
+    free(config->kafka_topic_allow);
+    free(config->kafka_headers);
+    free(config->kafka_key);
     free(config->health_address);
     free(config->dead_letter_topic);
     free(config->spool_dir);

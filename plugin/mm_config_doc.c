@@ -3,9 +3,11 @@
 
 #include "mm_config_file.h"
 #include "mm_error.h"
+#include "mm_headers.h"
 #include "mm_options.h"
 #include "mm_property.h"
 #include "mm_route.h"
+#include "mm_template.h"
 #include "mm_text.h"
 
 #include <assert.h>
@@ -134,6 +136,9 @@ static show_fn *const shows[MM_N_TYPES] = {
     [MM_TYPE_FILTERS] = show_text,
     [MM_TYPE_BROKERS] = show_text,
     [MM_TYPE_KAFKA_TOPIC] = show_text,
+    [MM_TYPE_ALLOW] = show_text,
+    [MM_TYPE_KEY] = show_text,
+    [MM_TYPE_HEADERS] = show_text,
     [MM_TYPE_FIELD_NAMES] = show_field_names,
     [MM_TYPE_PATH] = show_text,
     [MM_TYPE_FILE] = show_text,
@@ -190,16 +195,42 @@ static bool add_options(struct line *line, const struct mm_config *config)
     return true;
 }
 
+/* A route in full, but for what is as the options say. */
+static void show_route(const struct mm_config *config,
+                       const struct mm_config_route *route,
+                       char *dst,
+                       size_t dst_len)
+{
+    const char *key = route->key == NULL ? "none" : mm_template_text(route->key);
+    char filters[192];
+    char shown_key[192];
+    int len = snprintf(
+        dst, dst_len, "%s %s",
+        mm_printable(route->mqtt_filters, strlen(route->mqtt_filters), filters, sizeof filters),
+        mm_template_text(route->kafka_topic));
+    size_t used = len < 0 || (size_t)len >= dst_len ? dst_len - 1 : (size_t)len;
+    if (!mm_equal_in_any_case(key, config->kafka_key)) {
+        len = snprintf(dst + used, dst_len - used, " key=%s",
+                       mm_printable(key, strlen(key), shown_key, sizeof shown_key));
+        used = len < 0 || (size_t)len >= dst_len - used ? dst_len - 1 : used + (size_t)len;
+    }
+    if (route->format != config->payload_format) {
+        len =
+            snprintf(dst + used, dst_len - used, " format=%s", mm_route_format_name(route->format));
+        used = len < 0 || (size_t)len >= dst_len - used ? dst_len - 1 : used + (size_t)len;
+    }
+    if (mm_headers_fields(route->headers) != mm_headers_fields(config->default_route.headers)) {
+        const char *headers = mm_headers_text(route->headers);
+        (void)snprintf(dst + used, dst_len - used, " headers=%s",
+                       mm_printable(headers, strlen(headers), shown_key, sizeof shown_key));
+    }
+}
+
 static bool add_routes(struct line *line, const struct mm_config *config)
 {
     for (size_t i = 0; i < config->n_routes; i++) {
-        const struct mm_config_route *route = &config->routes[i];
-        char filters[192];
-        char value[512];
-        snprintf(
-            value, sizeof value, "%s %s",
-            mm_printable(route->mqtt_filters, strlen(route->mqtt_filters), filters, sizeof filters),
-            mm_route_kafka_topic(config, route->lane));
+        char value[768];
+        show_route(config, &config->routes[i], value, sizeof value);
         if (!add_pair(line, "route", value)) {
             return false;
         }
@@ -336,12 +367,13 @@ static void write_option(FILE *stream, const struct mm_option_def *def)
 
 static void write_routes(FILE *stream)
 {
-    fprintf(
-        stream,
+    fputs(
         "\n## Routes\n\n"
-        "A `route` is `<filters> <kafka topic>`, and there may be several:\n\n"
+        "A `route` is `<filters> <kafka topic> [key=<key>] [format=<format>] [headers=<headers>]`, "
+        "and there may be several:\n\n"
         "    plugin_opt_route plant/+/alarm,office/+/alarm alarms\n"
-        "    plugin_opt_route plant/# plant\n\n"
+        "    plugin_opt_route plant/# plant.${topic[1]} format=raw\n"
+        "    plugin_opt_kafka_topic_allow plant.*\n\n"
         "- The routes are asked in their order, and the first with a filter that matches says "
         "where a message goes; when none does, it goes to `kafka_topic`.\n"
         "- What the filters of a route match is carried, whether `mqtt_topic` matches it or not.\n"
@@ -349,12 +381,12 @@ static void write_routes(FILE *stream)
         "level that has one.\n"
         "- A message is routed when it is sent, not when it is stored: a new route counts also for "
         "what waits in the spool.\n"
-        "- `kafka_topic` and the routes name at most `kafka_topics_max` Kafka topics. They must "
-        "not differ in `.` "
-        "and `_` alone, as `a.b` and `a_b`: Kafka's metrics have `_` for `.`, so Kafka lets only "
-        "one of them be made.\n"
+        "- The Kafka topics must not differ in `.` and `_` alone, as `a.b` and `a_b`: Kafka's "
+        "metrics have `_` for `.`, so Kafka lets only one of them be made.\n"
         "- In the environment variable `ROUTE` several routes are separated by `|` or by the end "
-        "of a line: `ROUTE='plant/# plant | office/# office'`.\n");
+        "of a line: `ROUTE='plant/# plant | office/# office'`.\n\n"
+        "[routes.md](routes.md) has all of it.\n",
+        stream);
 }
 
 static void write_config_file(FILE *stream)

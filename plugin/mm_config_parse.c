@@ -2,9 +2,11 @@
 #include "mm_config_impl.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_headers.h"
 #include "mm_keyfile.h"
 #include "mm_options.h"
 #include "mm_route.h"
+#include "mm_template.h"
 #include "mm_text.h"
 
 #include <arpa/inet.h>
@@ -17,8 +19,8 @@
 #define HOST_MAX_LEN 255
 
 static mm_parse_fn parse_number, parse_size, parse_size_or_auto, parse_word, parse_filters,
-    parse_kafka_port, parse_brokers, parse_kafka_topic, parse_route, parse_field_names, parse_path,
-    parse_address, parse_file, parse_text, parse_url;
+    parse_kafka_port, parse_brokers, parse_kafka_topic, parse_allow, parse_key, parse_headers,
+    parse_route, parse_field_names, parse_path, parse_address, parse_file, parse_text, parse_url;
 
 mm_parse_fn *const mm_config_parsers[MM_N_TYPES] = {
     [MM_TYPE_NUMBER] = parse_number,
@@ -29,6 +31,9 @@ mm_parse_fn *const mm_config_parsers[MM_N_TYPES] = {
     [MM_TYPE_KAFKA_PORT] = parse_kafka_port,
     [MM_TYPE_BROKERS] = parse_brokers,
     [MM_TYPE_KAFKA_TOPIC] = parse_kafka_topic,
+    [MM_TYPE_ALLOW] = parse_allow,
+    [MM_TYPE_KEY] = parse_key,
+    [MM_TYPE_HEADERS] = parse_headers,
     [MM_TYPE_ROUTE] = parse_route,
     [MM_TYPE_FIELD_NAMES] = parse_field_names,
     [MM_TYPE_PATH] = parse_path,
@@ -320,6 +325,27 @@ static int parse_kafka_topic(struct mm_parser *p,
                              const char *value)
 {
     return mm_route_is_kafka_topic(value) ? store_text(p->config, def, value) : MM_EINVAL;
+}
+
+static int parse_allow(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    return mm_route_is_allow_list(value) ? store_text(p->config, def, value) : MM_EINVAL;
+}
+
+static int parse_key(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    struct mm_template *key = NULL;
+    int rc = mm_route_parse_key(value, &key, p->why, sizeof p->why);
+    mm_template_free(key);
+    return rc == 0 ? store_text(p->config, def, value[0] != '\0' ? value : "none") : rc;
+}
+
+static int parse_headers(struct mm_parser *p, const struct mm_option_def *def, const char *value)
+{
+    struct mm_headers *headers = NULL;
+    int rc = mm_route_parse_headers(value, MM_PAYLOAD_JSON, &headers, p->why, sizeof p->why);
+    mm_headers_free(headers);
+    return rc == 0 ? store_text(p->config, def, value) : rc;
 }
 
 static int parse_route(struct mm_parser *p, const struct mm_option_def *def, const char *value)

@@ -4,10 +4,12 @@
 #include "mm_config.h"
 #include "mm_dead.h"
 #include "mm_error.h"
-#include "mm_format.h"
 #include "mm_kafka.h"
 #include "mm_log.h"
+#include "mm_message.h"
 #include "mm_metrics.h"
+#include "mm_record.h"
+#include "mm_route.h"
 
 #include <inttypes.h>
 #include <stdbool.h>
@@ -24,6 +26,7 @@
 struct mm_dead_topic
 {
     struct mm_dead_topic_options opts;
+    struct mm_message *message;      /* scratch */
     struct mm_kafka *kafka;          /* loose; NULL: not needed yet, or failed */
     uint64_t make_ns;                /* CLOCK_MONOTONIC; not before */
     struct mm_log_limit limit;       /* of copies */
@@ -33,11 +36,14 @@ struct mm_dead_topic
 
 int mm_dead_topic_new(const struct mm_dead_topic_options *opts, struct mm_dead_topic **out)
 {
-    *out = calloc(1, sizeof **out);
-    if (*out == NULL) {
+    struct mm_dead_topic *t = calloc(1, sizeof *t);
+    *out = NULL;
+    if (t == NULL || mm_message_new(&t->message) != 0) {
+        free(t);
         return MM_ENOMEM;
     }
-    (*out)->opts = *opts;
+    t->opts = *opts;
+    *out = t;
     return 0;
 }
 
@@ -136,6 +142,7 @@ void mm_dead_topic_close(struct mm_dead_topic *t, uint32_t wait_ms)
         mm_kafka_poll(t->kafka, FLUSH_POLL_MS);
     }
     mm_kafka_close(t->kafka, 0);
+    mm_message_free(t->message);
     free(t);
 }
 
@@ -147,27 +154,41 @@ static struct mm_kafka_header header(const char *name, const char *text)
     return (struct mm_kafka_header){.name = name, .value = text, .value_len = strlen(text)};
 }
 
-/* Hand the copy to the producer. value: room for it. */
-static void produce(struct mm_dead_topic *t, const struct mm_dead_letter *letter, char *value)
+/* Hand the copy to the producer. */
+static void produce(struct mm_dead_topic *t, const struct mm_dead_letter *letter)
 {
-    const struct mm_kafka_header headers[] = {
-        header("mm-id", letter->id),
+    const struct mm_config *config = t->opts.config;
+    const struct mm_kafka_header extra[] = {
         header("mm-error", letter->error),
         header("mm-reason", letter->reason),
         header("mm-kafka-topic", letter->kafka_topic),
     };
-    struct mm_kafka_message m = {
-        .topic = t->opts.config->dead_letter_topic,
-        .key = letter->topic,
-        .key_len = letter->topic_len,
-        .value = value,
-        .value_len = mm_format_json(t->opts.format, letter->topic, letter->topic_len,
-                                    letter->payload, letter->payload_len, value),
-        .headers = headers,
-        .n_headers = sizeof headers / sizeof headers[0],
-        /* As of ordinary records, which a clock that was set back must not spoil. */
-        .time_ms = letter->time_ms < letter->died_ms ? letter->time_ms : letter->died_ms,
+    struct mm_record rec = {
+        .time_ms = letter->time_ms,
+        .flags = letter->flags,
+        .type = MM_RECORD_MESSAGE,
+        .topic_len = (uint16_t)letter->topic_len,
+        .payload_len = (uint32_t)letter->payload_len,
+        .props_len = letter->props_len,
+        .topic = letter->topic,
+        .payload = letter->payload,
+        .props = letter->props,
     };
+    struct mm_message_source source = {
+        .rec = &rec,
+        .id = letter->id,
+        .id_len = strlen(letter->id),
+        .now_ms = letter->died_ms,
+        .extra = extra,
+        .n_extra = sizeof extra / sizeof extra[0],
+    };
+    struct mm_kafka_message m;
+    if (mm_message_make(t->message, config, mm_route_find(config, rec.topic, rec.topic_len),
+                        &source, &m) != 0) {
+        count_failure(t, "no copy", mm_strerror(MM_ENOMEM));
+        return;
+    }
+    m.topic = config->dead_letter_topic;
     struct mm_kafka_report report = {.error = "QUEUE_FULL",
                                      .reason = "too many copies are on their way"};
     if (mm_kafka_produce(t->kafka, &m, &report) != 0) {
@@ -185,17 +206,10 @@ void mm_dead_topic_send(struct mm_dead_topic *t, const struct mm_dead_letter *le
         count_failure(t, "no producer", "it has failed before");
         return;
     }
-    if (letter->payload_len / 3 * 4 > mm_kafka_max_message(t->kafka)) {
+    if (letter->payload_len > mm_kafka_max_message(t->kafka)) {
         /* Not worth the making: the client would refuse it. */
-        count_failure(t, "MSG_SIZE_TOO_LARGE", "larger than message.max.bytes");
+        count_failure(t, "MSG_SIZE_TOO_LARGE", "larger than max_message_bytes");
         return;
     }
-    char *value =
-        malloc(mm_format_json_bound(t->opts.format, letter->topic_len, letter->payload_len));
-    if (value == NULL) {
-        count_failure(t, "no copy", mm_strerror(MM_ENOMEM));
-        return;
-    }
-    produce(t, letter, value);
-    free(value);
+    produce(t, letter);
 }

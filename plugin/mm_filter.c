@@ -26,9 +26,11 @@ struct node
     size_t name_len;
     uint64_t child_lens; /* bit n: a child's name has a length that is n modulo 64 */
     bool is_plus;
-    bool ends;     /* a filter ends with this level */
-    bool has_rest; /* a filter goes on with '#': this level and all that is below it */
+    uint32_t ends; /* the first list with a filter that ends with this level; NO_LIST: none */
+    uint32_t rest; /* ... that goes on with '#': this level and all that is below it */
 };
+
+#define NO_LIST UINT32_MAX
 
 /* Where a child is found by its parent and name. */
 struct slot
@@ -39,7 +41,7 @@ struct slot
 
 struct mm_filter_set
 {
-    char *text; /* the list */
+    char *text; /* the lists, each with its NUL */
     size_t n_filters;
     struct node *nodes; /* the first one is the root */
     size_t n_nodes;
@@ -204,6 +206,8 @@ static struct node *new_node(struct mm_filter_set *set, const struct node *paren
     node->parent = parent;
     node->name = name.start;
     node->name_len = name.len;
+    node->ends = NO_LIST;
+    node->rest = NO_LIST;
     return node;
 }
 
@@ -227,27 +231,32 @@ static struct node *add_level(struct mm_filter_set *set, struct node *parent, st
     return slot->node;
 }
 
-static void add_filter(struct mm_filter_set *set, struct span filter)
+static void add_filter(struct mm_filter_set *set, struct span filter, uint32_t list)
 {
     struct node *node = set->nodes;
     const char *end = filter.start + filter.len;
     for (const char *rest = filter.start; rest != NULL;) {
         struct span level = next_part(&rest, end, "/");
         if (is_word(level, '#')) {
-            node->has_rest = true;
+            node->rest = list < node->rest ? list : node->rest;
             return;
         }
         node = add_level(set, node, level);
     }
-    node->ends = true;
+    node->ends = list < node->ends ? list : node->ends;
 }
 
-/* An empty set with room for every level of the list; NULL: no memory. */
-static struct mm_filter_set *alloc_set(const char *list)
+/* An empty set with room for every level of the lists; NULL: no memory. */
+static struct mm_filter_set *alloc_set(const char *const *lists, size_t n_lists)
 {
-    size_t n_nodes = 2; /* the root, and the last level */
-    for (const char *p = list; *p != '\0'; p++) {
-        n_nodes += strchr("/,;", *p) != NULL;
+    size_t n_nodes = 1; /* the root, and the last level of each list */
+    size_t len = 1;
+    for (size_t i = 0; i < n_lists; i++) {
+        n_nodes++;
+        for (const char *p = lists[i]; *p != '\0'; p++) {
+            n_nodes += strchr("/,;", *p) != NULL;
+        }
+        len += strlen(lists[i]) + 1;
     }
     size_t n_slots = 4;
     while (n_slots < 2 * n_nodes) {
@@ -257,42 +266,74 @@ static struct mm_filter_set *alloc_set(const char *list)
     if (set == NULL) {
         return NULL;
     }
-    set->text = strdup(list);
+    set->text = malloc(len);
     set->nodes = calloc(n_nodes, sizeof *set->nodes);
     set->slots = calloc(n_slots, sizeof *set->slots);
     if (set->text == NULL || set->nodes == NULL || set->slots == NULL) {
         mm_filter_set_free(set);
         return NULL;
     }
-    set->n_nodes = 1;
     set->slot_mask = n_slots - 1;
+    (void)new_node(set, NULL, (struct span){.start = NULL, .len = 0});
     return set;
 }
 
-int mm_filter_set_new(const char *list, struct mm_filter_set **out, char *errstr, size_t errstr_len)
+/* Add the filters of a list, which lies in the set's text. */
+static int add_list(struct mm_filter_set *set,
+                    const char *text,
+                    uint32_t list,
+                    char *errstr,
+                    size_t errstr_len)
+{
+    const char *end = text + strlen(text);
+    size_t n = 0;
+    for (const char *rest = text; rest != NULL;) {
+        struct span filter = trim(next_part(&rest, end, ",;"));
+        const char *rule = broken_rule(filter);
+        n++;
+        if (rule != NULL) {
+            char shown[MM_PRINTABLE_LEN];
+            snprintf(errstr, errstr_len, "filter %zu \"%s\": %s", n,
+                     mm_printable(filter.start, filter.len, shown, sizeof shown), rule);
+            return MM_EINVAL;
+        }
+        add_filter(set, filter, list);
+    }
+    set->n_filters += n;
+    return 0;
+}
+
+int mm_filter_set_new_lists(const char *const *lists,
+                            size_t n_lists,
+                            struct mm_filter_set **out,
+                            char *errstr,
+                            size_t errstr_len)
 {
     *out = NULL;
-    struct mm_filter_set *set = alloc_set(list);
+    struct mm_filter_set *set = alloc_set(lists, n_lists);
     if (set == NULL) {
         snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;
     }
-    const char *end = set->text + strlen(set->text);
-    for (const char *rest = set->text; rest != NULL;) {
-        struct span filter = trim(next_part(&rest, end, ",;"));
-        set->n_filters++;
-        const char *rule = broken_rule(filter);
-        if (rule != NULL) {
-            char shown[MM_PRINTABLE_LEN];
-            snprintf(errstr, errstr_len, "filter %zu \"%s\": %s", set->n_filters,
-                     mm_printable(filter.start, filter.len, shown, sizeof shown), rule);
-            mm_filter_set_free(set);
-            return MM_EINVAL;
-        }
-        add_filter(set, filter);
+    char *text = set->text;
+    int err = 0;
+    for (size_t i = 0; err == 0 && i < n_lists; i++) {
+        size_t size = strlen(lists[i]) + 1;
+        memcpy(text, lists[i], size);
+        err = add_list(set, text, (uint32_t)i, errstr, errstr_len);
+        text += size;
+    }
+    if (err != 0) {
+        mm_filter_set_free(set);
+        return err;
     }
     *out = set;
     return 0;
+}
+
+int mm_filter_set_new(const char *list, struct mm_filter_set **out, char *errstr, size_t errstr_len)
+{
+    return mm_filter_set_new_lists(&list, 1, out, errstr, errstr_len);
 }
 
 void mm_filter_set_free(struct mm_filter_set *set)
@@ -364,22 +405,45 @@ static bool go_back(struct place *at, const char *topic)
     return false;
 }
 
-bool mm_filter_set_match(const struct mm_filter_set *set, const char *topic, size_t topic_len)
+/* The first list with a filter that ends at this place, or takes all from there. */
+static uint32_t list_at(const struct place *at, const char *topic, size_t topic_len)
 {
+    uint32_t rest = takes_wildcard(at->node, topic) ? at->node->rest : NO_LIST;
+    uint32_t ends = at->pos > topic_len ? at->node->ends : NO_LIST;
+    return rest < ends ? rest : ends;
+}
+
+/* The first list that is good enough, or else the first of all. */
+static uint32_t find_list(const struct mm_filter_set *set,
+                          const char *topic,
+                          size_t topic_len,
+                          uint32_t good_enough)
+{
+    uint32_t first = NO_LIST;
     if (topic_len == 0) {
-        return false;
+        return first;
     }
     struct place at = {.node = set->nodes, .pos = 0};
     for (;;) {
-        if (at.node->has_rest && takes_wildcard(at.node, topic)) {
-            return true;
+        uint32_t list = list_at(&at, topic, topic_len);
+        first = list < first ? list : first;
+        if (first <= good_enough) {
+            return first;
         }
         bool at_end = at.pos > topic_len;
-        if (at_end && at.node->ends) {
-            return true;
-        }
         if ((at_end || !go_down(set, &at, topic, topic_len)) && !go_back(&at, topic)) {
-            return false;
+            return first;
         }
     }
+}
+
+bool mm_filter_set_match(const struct mm_filter_set *set, const char *topic, size_t topic_len)
+{
+    return find_list(set, topic, topic_len, NO_LIST - 1) != NO_LIST;
+}
+
+size_t mm_filter_set_first(const struct mm_filter_set *set, const char *topic, size_t topic_len)
+{
+    uint32_t list = find_list(set, topic, topic_len, 0);
+    return list == NO_LIST ? SIZE_MAX : list;
 }

@@ -183,14 +183,14 @@ void mm_format_free(struct mm_format *f)
     free(f);
 }
 
-static size_t base64_len(size_t len)
+size_t mm_base64_len(size_t len)
 {
     return (len / 3 + (len % 3 != 0)) * 4;
 }
 
 size_t mm_format_json_bound(const struct mm_format *f, size_t topic_len, size_t payload_len)
 {
-    return f->head_len + MAX_ESCAPE_LEN * topic_len + f->middle_len + base64_len(payload_len) +
+    return f->head_len + MAX_ESCAPE_LEN * topic_len + f->middle_len + mm_base64_len(payload_len) +
            sizeof tail;
 }
 
@@ -207,6 +207,32 @@ size_t mm_format_json(const struct mm_format *f,
     p += mm_base64_encode(payload, payload_len, p);
     p = put(p, tail, sizeof tail);
     return (size_t)(p - dst);
+}
+
+static size_t escaped_len(const char *text, size_t len)
+{
+    char special[MAX_ESCAPE_LEN];
+    const uint8_t *p = (const uint8_t *)text;
+    const uint8_t *end = p + len;
+    size_t n = 0;
+    while (p < end) {
+        if (class_of[*p] == 0) {
+            p++;
+            n++;
+        } else {
+            n += (size_t)(put_special(special, &p, end) - special);
+        }
+    }
+    return n;
+}
+
+size_t mm_format_json_len(const struct mm_format *f,
+                          const char *topic,
+                          size_t topic_len,
+                          size_t payload_len)
+{
+    return f->head_len + escaped_len(topic, topic_len) + f->middle_len +
+           mm_base64_len(payload_len) + sizeof tail;
 }
 
 static const char alphabet[64] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

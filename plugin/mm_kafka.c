@@ -44,6 +44,11 @@ struct topic
     /* Written by whichever thread assigns a partition, read by the owner; 0: not known yet. */
     _Atomic int32_t n_partitions;
 
+    /* The other way: of the message without a key that was handed over last. While the client
+     * assigns partitions on a thread of its own, because the topic is not known yet, no other is
+     * out: see may_send(). */
+    _Atomic int32_t spread;
+
     struct partition *partitions;
     int32_t n_known; /* of partitions */
 };
@@ -309,7 +314,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
         err = MM_EKAFKA;
         goto fail;
     }
-    k->max_message = mm_kafka_conf_max_message(rd_kafka_conf(k->rk));
+    k->max_message = opts->config->max_message_bytes;
     *out = k;
     return 0;
 
@@ -334,7 +339,17 @@ static int32_t on_partition(const rd_kafka_topic_t *rkt,
 {
     struct topic *topic = topic_opaque;
     atomic_store_explicit(&topic->n_partitions, n_partitions, memory_order_relaxed);
+    if (key == NULL) {
+        return atomic_load_explicit(&topic->spread, memory_order_relaxed) % n_partitions;
+    }
     return topic->partitioner(rkt, key, key_len, n_partitions, NULL, message_opaque);
+}
+
+/* What stands in for the hash of a key where there is none: the partition of INT32_MAX. So a
+ * message goes where it would go with m->spread as its key. */
+static int32_t spread_of(const struct topic *topic, const struct mm_kafka_message *m)
+{
+    return topic->partitioner(topic->handle, m->spread, m->spread_len, INT32_MAX, NULL, NULL);
 }
 
 /* NULL: no memory, or the client refuses the name. */
@@ -384,7 +399,10 @@ static struct partition *partition_of(struct topic *topic, const struct mm_kafka
     if (n <= 0 || !know_partitions(topic, n)) {
         return NULL;
     }
-    return &topic->partitions[topic->partitioner(topic->handle, m->key, m->key_len, n, NULL, NULL)];
+    int32_t p = m->key == NULL
+                    ? spread_of(topic, m) % n
+                    : topic->partitioner(topic->handle, m->key, m->key_len, n, NULL, NULL);
+    return &topic->partitions[p];
 }
 
 static bool is_warm(const struct partition *partition)
@@ -445,6 +463,9 @@ int mm_kafka_produce(struct mm_kafka *k,
     struct topic *topic = get_topic(k, m->topic);
     if (topic == NULL || !(k->loose || may_send(topic, m))) {
         return MM_EAGAIN;
+    }
+    if (m->key == NULL) {
+        atomic_store_explicit(&topic->spread, spread_of(topic, m), memory_order_relaxed);
     }
     /* Not one by one as RD_KAFKA_VTYPE_HEADER: librdkafka before 2.12 frees those twice when the
      * topic is known to be missing or forbidden (#4628). These are ours until it has taken them. */

@@ -44,8 +44,7 @@ static const struct setting settings[] = {
     {"enable.idempotence", "true"},
     {"enable.gapless.guarantee", "true"},
     {"acks", "all"},
-    {"message.timeout.ms", "0"},      /* none: the spool alone decides how long a message lives */
-    {"message.max.bytes", "1048588"}, /* the cluster's own default */
+    {"message.timeout.ms", "0"}, /* none: the spool alone decides how long a message lives */
     {"reconnect.backoff.ms", "100"},
     {"reconnect.backoff.max.ms", "1000"},
     {"socket.keepalive.enable", "true"},
@@ -327,11 +326,11 @@ const char *mm_kafka_property(const rd_kafka_conf_t *conf,
     return dst;
 }
 
-size_t mm_kafka_conf_max_message(const rd_kafka_conf_t *conf)
+static int set_max_message(struct build *b)
 {
-    char value[32];
-    mm_kafka_property(conf, "message.max.bytes", value, sizeof value);
-    return value[0] == '\0' ? 1000000 : strtoul(value, NULL, 10);
+    char value[24];
+    snprintf(value, sizeof value, "%u", b->config->max_message_bytes);
+    return set_own(b, "message.max.bytes", value);
 }
 
 /* The client's queue is a window over the spool and never larger than it, but a message of the
@@ -343,7 +342,7 @@ static int set_queue_size(struct build *b, bool loose)
     uint64_t max_kbytes = (loose ? MAX_LOOSE_KBYTES : MAX_QUEUE_KBYTES) / n;
     uint64_t kbytes = config->spool_max_bytes / n / 1024;
     kbytes = kbytes > max_kbytes ? max_kbytes : kbytes;
-    uint64_t least = 2 * (uint64_t)mm_kafka_conf_max_message(b->conf) / 1024 + 1;
+    uint64_t least = 2 * (uint64_t)config->max_message_bytes / 1024 + 1;
     kbytes = kbytes < least ? least : kbytes;
     char value[24];
     snprintf(value, sizeof value, "%llu", (unsigned long long)kbytes);
@@ -389,6 +388,9 @@ int mm_kafka_configure(rd_kafka_conf_t *conf,
     }
     if (err == 0) {
         err = set_own(&b, "bootstrap.servers", opts->config->kafka_bootstrap);
+    }
+    if (err == 0) {
+        err = set_max_message(&b);
     }
     if (err == 0) {
         err = set_queue_size(&b, opts->loose);

@@ -37,9 +37,6 @@ const char *mm_kafka_property(const rd_kafka_conf_t *conf,
  * settings are checked for that. */
 mm_kafka_partitioner_fn mm_kafka_partitioner(const rd_kafka_conf_t *conf);
 
-/* The largest message that is taken, bytes. */
-size_t mm_kafka_conf_max_message(const rd_kafka_conf_t *conf);
-
 /* Say in our words why librdkafka did not make a producer of this configuration. */
 void mm_kafka_explain_new(const struct mm_config *config,
                           const char *reason,

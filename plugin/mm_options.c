@@ -1,10 +1,12 @@
 #include "mm_options.h"
 
 #include "mm_config.h"
+#include "mm_headers.h"
 #include "mm_keyfile.h"
 #include "mm_lanes.h"
 #include "mm_property.h"
 #include "mm_route.h"
+#include "mm_text.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -17,6 +19,25 @@
 static const struct mm_option_word booleans[] = {
     {"true", true, false},
     {"false", false, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word payload_format_words[] = {
+    {"json", MM_PAYLOAD_JSON, false},
+    {"raw", MM_PAYLOAD_RAW, false},
+    {"base64", MM_PAYLOAD_BASE64, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word spool_properties_words[] = {
+    {"needed", false, false},
+    {"all", true, false},
+    {NULL, 0, false},
+};
+
+static const struct mm_option_word when_too_large_words[] = {
+    {"dead_letter", MM_WHEN_TOO_LARGE_DEAD_LETTER, false},
+    {"reject", MM_WHEN_TOO_LARGE_REJECT, false},
     {NULL, 0, false},
 };
 
@@ -129,15 +150,43 @@ static const struct mm_option_def defs[] = {
         FIELD(kafka_topic), .expected = expected_kafka_topic,
         .meaning = "The Kafka topic of the messages that no `route` takes elsewhere.",
     },
-    { /* after kafka_topic, which has a lane of its own */
+    {
+        .name = "kafka_topic_allow", .type = MM_TYPE_ALLOW, FIELD(kafka_topic_allow),
+        .expected = "names of Kafka topics, in which * stands for any characters, separated by ','",
+        .meaning = "The Kafka topics that templates may make of messages "
+                   "([Confinement](routes.md#confinement)). A route whose Kafka topic has a "
+                   "variable needs it.",
+    },
+    {
+        .name = "kafka_key", .quiet = true, .fallback = "${topic}", .type = MM_TYPE_KEY, FIELD(kafka_key),
+        .expected = "none, or text with the variables ${topic}, ${topic[N]}, ${clientid}, "
+                    "${username} and ${qos}",
+        .meaning = "The key of the Kafka messages ([Keys](routes.md#keys)). A route may say "
+                   "otherwise.",
+    },
+    {
+        .name = "payload_format", .quiet = true, .fallback = "json", .type = MM_TYPE_WORD,
+        FIELD(payload_format), .words = payload_format_words,
+        .meaning = "The value of the Kafka messages: JSON with the MQTT topic and the payload in "
+                   "base64, the payload as it is, or the payload in base64 "
+                   "([Formats](routes.md#formats)). A route may say otherwise.",
+    },
+    {
+        .name = "kafka_headers", .quiet = true, .fallback = "auto", .type = MM_TYPE_HEADERS, FIELD(kafka_headers),
+        .expected = "auto, " MM_HEADERS_RULE,
+        .meaning = "The headers of the Kafka messages beside `mm-id` "
+                   "([Headers](routes.md#headers)). `auto`: none with `json`, else all. A route "
+                   "may say otherwise.",
+    },
+    { /* after kafka_topic, which has a lane of its own, and the options that it stands on */
         .name = "route", .type = MM_TYPE_ROUTE, .repeatable = true,
-        .expected = "<filters> <kafka topic>",
+        .expected = "<filters> <kafka topic> [key=<key>] [format=<format>] [headers=<headers>]",
         .meaning = "Messages that match one of the MQTT topic filters go to this Kafka topic "
                    "([Routes](#routes)). May be given several times: the first one that matches "
                    "counts.",
     },
     {
-        .name = "kafka_topics_max", .fallback = "100", .type = MM_TYPE_NUMBER,
+        .name = "kafka_topics_max", .quiet = true, .fallback = "100", .type = MM_TYPE_NUMBER,
         FIELD(kafka_topics_max), .min = 1, .max = MM_LANES_MAX,
         .meaning = "How many Kafka topics `kafka_topic` and the routes may lead to together.",
     },
@@ -347,6 +396,27 @@ static const struct mm_option_def defs[] = {
                    "fuse …) `pwrite`.",
     },
     {
+        .name = "spool_properties", .quiet = true, .fallback = "needed", .type = MM_TYPE_WORD,
+        FIELD(spool_all_properties), .words = spool_properties_words,
+        .meaning = "What is stored of a message beside topic, payload, QoS, retain and time: what "
+                   "keys, Kafka topics and headers need by the present settings, or all of it, so "
+                   "that other settings find it in what waits.",
+    },
+    {
+        .name = "max_message_bytes", .quiet = true, .fallback = "1048588", .type = MM_TYPE_SIZE,
+        FIELD(max_message_bytes), .min = 1000, .max = 1000000000,
+        .properties = {"message.max.bytes"},
+        .meaning = "How large a Kafka message may be, with key and headers. Kafka has a limit of "
+                   "its own for each Kafka topic, `max.message.bytes`, with the same default.",
+    },
+    {
+        .name = "when_too_large", .quiet = true, .fallback = "dead_letter", .type = MM_TYPE_WORD,
+        FIELD(when_too_large), .words = when_too_large_words,
+        .meaning = "When the Kafka message would be larger than `max_message_bytes`: take the MQTT "
+                   "message and put it to the dead letters; or refuse it as `when_full reject` "
+                   "does, again and again if its publisher does not give it up.",
+    },
+    {
         .name = "when_full", .fallback = "reject", .type = MM_TYPE_WORD,
         FIELD(when_full), .words = when_full_words,
         .meaning = "When the spool is full: refuse a QoS 1 or 2 message, so that its publisher sends "
@@ -440,37 +510,6 @@ const char *mm_option_variable(const struct mm_option_def *def, char dst[MM_OPTI
     return dst;
 }
 
-static size_t min3(size_t a, size_t b, size_t c)
-{
-    const size_t ab = a < b ? a : b;
-    return ab < c ? ab : c;
-}
-
-/* Edits that make b of a, both shorter than MM_OPTION_NAME_LEN: a letter put in, left out or
- * changed, two neighbours swapped (optimal string alignment). */
-static size_t edit_distance(const char *a, const char *b)
-{
-    /* rows[i % 3][k]: from the first i of a to the first k of b */
-    size_t rows[3][MM_OPTION_NAME_LEN];
-    const size_t a_len = strlen(a);
-    const size_t b_len = strlen(b);
-    for (size_t k = 0; k <= b_len; k++) {
-        rows[0][k] = k;
-    }
-    for (size_t i = 1; i <= a_len; i++) {
-        size_t *row = rows[i % 3];
-        const size_t *above = rows[(i + 2) % 3];
-        row[0] = i;
-        for (size_t k = 1; k <= b_len; k++) {
-            row[k] = min3(row[k - 1] + 1, above[k] + 1, above[k - 1] + (a[i - 1] != b[k - 1]));
-            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1]) {
-                row[k] = min3(row[k], rows[(i + 1) % 3][k - 2] + 1, row[k]);
-            }
-        }
-    }
-    return rows[a_len % 3][b_len];
-}
-
 /* The option that begins with this, if it is one only; short beginnings say too little. */
 static const char *only_longer(const char *name)
 {
@@ -494,7 +533,7 @@ const char *mm_option_nearest(const char *name)
     const char *nearest = NULL;
     size_t least = strlen(name) / 4 + 1; /* one letter in four may be wrong */
     for (size_t i = 0; i < MM_N_OPTIONS; i++) {
-        size_t distance = edit_distance(name, defs[i].name);
+        size_t distance = mm_edit_distance(name, defs[i].name);
         if (defs[i].kind != MM_OPTION_ALIAS && distance < least) {
             least = distance;
             nearest = defs[i].name;

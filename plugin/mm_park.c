@@ -525,7 +525,6 @@ static void start_worker(struct mm_park *p,
         .first_try_s = shelf->first_try_s,
         .kafka_topic = shelf->kafka_topic,
         .config = p->opts.config,
-        .format = p->opts.format,
         .lanes = p->opts.lanes,
         .spool = shelf->spool,
         .main = p->opts.spool,
@@ -647,7 +646,6 @@ static void start_old(struct mm_park *p, struct shelf *shelf)
     }
     struct mm_worker_change change = {
         .config = p->opts.config,
-        .format = p->opts.format,
         .new_routes = true,
         .old = true,
         .metrics = mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD),
@@ -1147,7 +1145,6 @@ int mm_park_resume(struct mm_park *p,
                    size_t errstr_len)
 {
     p->opts.config = change->config;
-    p->opts.format = change->format;
     if (p->opts.budget != NULL) {
         mm_spool_leave(p->opts.spool, room_to_park(change->config));
     }

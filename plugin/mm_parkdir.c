@@ -40,28 +40,6 @@ static int fail(const struct mm_parkdir *d, const char *what, char *errstr, size
 /* --- ROUTES -------------------------------------------------------------------------------------
  */
 
-/* One line for each route, in their order, and one for what none takes. NULL: no memory. */
-char *mm_parkdir_routes(const struct mm_config *config)
-{
-    char *text = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&text, &len);
-    if (out == NULL) {
-        return NULL;
-    }
-    for (size_t i = 0; i < config->n_routes; i++) {
-        const struct mm_config_route *route = &config->routes[i];
-        fprintf(out, "%s %s\n", route->mqtt_filters, mm_route_kafka_topic(config, route->lane));
-    }
-    fprintf(out, "* %s\n", config->kafka_topic);
-    bool failed = ferror(out) != 0;
-    if (fclose(out) != 0 || failed) {
-        free(text);
-        return NULL;
-    }
-    return text;
-}
-
 /* Does ROUTES say what the present routes are? A file that is not there, or not as long, does not.
  */
 static bool same_routes(const struct mm_parkdir *d, int dir_fd)
@@ -278,7 +256,7 @@ int mm_parkdir_open(const struct mm_config *config,
     *out = NULL;
     struct mm_parkdir *d = calloc(1, sizeof *d);
     if (d == NULL || (d->spool_dir = strdup(config->spool_dir)) == NULL ||
-        (d->routes = mm_parkdir_routes(config)) == NULL) {
+        (d->routes = mm_route_describe(config)) == NULL) {
         mm_parkdir_close(d);
         snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;
@@ -380,7 +358,7 @@ int mm_parkdir_reroute(struct mm_parkdir *d,
                        char *errstr,
                        size_t errstr_len)
 {
-    char *routes = mm_parkdir_routes(config);
+    char *routes = mm_route_describe(config);
     if (routes == NULL) {
         snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;

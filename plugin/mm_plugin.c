@@ -1,19 +1,24 @@
 /* mm_plugin.c - the door between Mosquitto and Metamorphosis.
  *
- * The only file that knows the broker. Everything here runs on the broker's one thread. The way of
- * a message is on_message(); what is made in init is undone by stop_all(), in reverse, whether init
- * fails half-way or the broker ends. */
+ * With mm_plugin_props.c the only file that knows the broker. Everything here runs on the broker's
+ * one thread. The way of a message is on_message(); what is made in init is undone by stop_all(),
+ * in reverse, whether init fails half-way or the broker ends. */
 #include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_dead.h"
 #include "mm_error.h"
 #include "mm_filter.h"
+#include "mm_headers.h"
 #include "mm_http.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
 #include "mm_live.h"
 #include "mm_log.h"
+#include "mm_message.h"
 #include "mm_metrics.h"
+#include "mm_plugin_props.h"
+#include "mm_record.h"
+#include "mm_route.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
 #include "mm_version.h"
@@ -72,6 +77,7 @@ struct mm
     struct mm_sender *sender;
     struct mm_live *live;
 
+    struct mm_plugin_props props;
     struct mm_metrics_broker *counters;
     uint64_t n_messages; /* that passed the filter */
     struct mm_log_limit full_limit;
@@ -163,6 +169,20 @@ static void log_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
     }
 }
 
+static void log_too_large_for_kafka(struct mm *mm, const struct mosquitto_evt_message *ev)
+{
+    uint64_t n_held = 0;
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    if (mm_log_allowed(&mm->too_large_limit, now_ns, REFUSAL_LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(mm->log, MM_LOG_WARN,
+                     "a message of %u bytes on topic \"%.128s\" would be larger in Kafka than "
+                     "max_message_bytes %u and is %s (when_too_large reject); %" PRIu64
+                     " more since the last such line",
+                     ev->payloadlen, ev->topic, mm->config->max_message_bytes,
+                     ev->qos == 0 ? "dropped" : "refused", n_held);
+    }
+}
+
 static void log_io(struct mm *mm)
 {
     uint64_t n_held = 0;
@@ -191,11 +211,22 @@ static enum mm_dropped_reason dropped_for(int err, int qos)
                              : MM_DROPPED_NEWEST;
 }
 
-/* A publish that was not stored: what the broker shall answer.
+/* The publisher of a QoS 1 or 2 message that was not stored is to keep it: what the broker shall
+ * answer.
  *
  * A code that makes the broker acknowledge to an MQTT 3.1.1 client (ACL_DENIED always,
  * QUOTA_EXCEEDED on 2.1) is never returned to one: it would take the message for delivered. UNKNOWN
  * closes the connection without an acknowledgement, and the client sends again. */
+static int refusal(const struct mm *mm, const struct mosquitto_evt_message *ev)
+{
+    if (mm_config_refuse_by_code(mm->config, mm->broker_2_1,
+                                 mosquitto_client_protocol_version(ev->client))) {
+        return ERR_QUOTA_EXCEEDED;
+    }
+    return MOSQ_ERR_UNKNOWN;
+}
+
+/* A publish that was not stored: what the broker shall answer. */
 static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err)
 {
     if (err == MM_ETOOBIG) {
@@ -210,11 +241,51 @@ static int refuse(struct mm *mm, const struct mosquitto_evt_message *ev, int err
         return MOSQ_ERR_SUCCESS; /* the broker's own subscribers get it all the same */
     }
     mm_counter_add(&mm->counters->refused[refused_for(err)], 1);
-    if (mm_config_refuse_by_code(mm->config, mm->broker_2_1,
-                                 mosquitto_client_protocol_version(ev->client))) {
-        return ERR_QUOTA_EXCEEDED;
+    return refusal(mm, ev);
+}
+
+/* A publish that Kafka would not take, with when_too_large reject. */
+static int refuse_too_large(struct mm *mm, const struct mosquitto_evt_message *ev)
+{
+    log_too_large_for_kafka(mm, ev);
+    if (ev->qos == 0) {
+        mm_counter_add(&mm->counters->dropped[MM_DROPPED_TOO_LARGE], 1);
+        return MOSQ_ERR_SUCCESS;
     }
-    return MOSQ_ERR_UNKNOWN;
+    mm_counter_add(&mm->counters->refused[MM_REFUSED_TOO_LARGE], 1);
+    return refusal(mm, ev);
+}
+
+/* Is it to be refused for its size in Kafka? Only where that is wanted: what is taken in spite of
+ * its size becomes a dead letter. */
+static bool is_too_large(const struct mm *mm, const struct mm_record *record)
+{
+    const struct mm_config *config = mm->config;
+    return config->when_too_large == MM_WHEN_TOO_LARGE_REJECT &&
+           mm_message_size(config, mm_route_find(config, record->topic, record->topic_len),
+                           record) > config->max_message_bytes;
+}
+
+/* Put a message that passed the filter into the spool. Returns what the broker shall answer. */
+static int put_away(struct mm *mm, const struct mosquitto_evt_message *ev, struct mm_record *record)
+{
+    const struct mm_config *config = mm->config;
+    int err = config->stored == 0 ? 0 : mm_plugin_props_collect(&mm->props, config->stored, ev);
+    if (err == 0 && config->stored != 0) {
+        record->props = mm->props.bytes;
+        record->props_len = (uint32_t)mm->props.len;
+    }
+    if (err == 0 && is_too_large(mm, record)) {
+        return refuse_too_large(mm, ev);
+    }
+    if (err == 0) {
+        err = mm_spool_append(mm->spool, record);
+    }
+    if (err != 0) {
+        return refuse(mm, ev, err);
+    }
+    mm_counter_add(&mm->counters->spooled, 1);
+    return MOSQ_ERR_SUCCESS;
 }
 
 /* Store one message that passed the filter. */
@@ -230,13 +301,8 @@ static int store(struct mm *mm, const struct mosquitto_evt_message *ev, size_t t
         .payload = ev->payload,
     };
     /* A mount_point in front of the longest topic makes one that no record can hold. */
-    int err = topic_len > UINT16_MAX ? MM_ETOOBIG : mm_spool_append(mm->spool, &record);
-    int answer = MOSQ_ERR_SUCCESS;
-    if (err == 0) {
-        mm_counter_add(&mm->counters->spooled, 1);
-    } else {
-        answer = refuse(mm, ev, err);
-    }
+    int answer = topic_len > UINT16_MAX ? refuse(mm, ev, MM_ETOOBIG) : put_away(mm, ev, &record);
+    mm_plugin_props_done(&mm->props);
     /* Last: a page never shows a message as received that a start after a kill would not find. */
     mm_counter_add(&mm->counters->received_bytes, ev->payloadlen);
     mm_counter_add(&mm->counters->received[ev->qos <= 2 ? ev->qos : 2], 1);
@@ -365,6 +431,21 @@ static int start_http(struct mm *mm, char *errstr, size_t errstr_len)
     return err;
 }
 
+/* Say what of the messages this broker does not give. */
+static void log_unreadable(struct mm *mm)
+{
+    static const unsigned of_mqtt_5 = MM_HEADERS_CONTENT_TYPE | MM_HEADERS_RESPONSE_TOPIC |
+                                      MM_HEADERS_CORRELATION_DATA | MM_HEADERS_PAYLOAD_FORMAT |
+                                      MM_HEADERS_USER;
+    if ((mm->config->stored & of_mqtt_5) != 0 && !mm_plugin_props_readable()) {
+        mm_log_write(mm->log, MM_LOG_WARN,
+                     "this build of Mosquitto does not show plugins the properties of MQTT 5 "
+                     "messages (mosquitto_property_read_string is not exported): content type, "
+                     "response topic, correlation data, payload format and user properties do not "
+                     "become headers; all else works");
+    }
+}
+
 /* Say what an earlier process left. */
 static void log_found(struct mm *mm)
 {
@@ -467,6 +548,9 @@ static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errst
     mm->budget.max_bytes = config->spool_max_bytes;
     snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
     int err = mm_log_new(config->log_level, &mm->log);
+    if (err == 0 && config->stored != 0) {
+        err = mm_plugin_props_init(&mm->props);
+    }
     if (err == 0) {
         err = mm_lanes_new(&mm->lanes);
     }
@@ -482,6 +566,7 @@ static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errst
         err = mm_spool_open(&spool, &mm->spool, errstr, errstr_len);
     }
     if (err == 0) {
+        log_unreadable(mm);
         log_found(mm);
         err = open_dead(mm, errstr, errstr_len);
     }
@@ -567,6 +652,7 @@ static void stop_all(struct mm *mm, uint32_t drain_ms)
     mm_dead_close(mm->dead);
     mm_metrics_free(mm->metrics);
     mm_lanes_free(mm->lanes);
+    mm_plugin_props_fini(&mm->props);
     mm_log_free(mm->log);
     mm_live_free(mm->live);
     mm_config_free(mm->first_config);
@@ -626,6 +712,7 @@ EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
     }
     mm->id = identifier;
     mm->broker_2_1 = mosquitto_plugin_set_info != NULL;
+    mm->props.broker_2_1 = mm->broker_2_1;
     if (mm->broker_2_1) {
         mosquitto_plugin_set_info(identifier, "metamorphosis", MM_VERSION);
     }

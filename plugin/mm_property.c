@@ -14,6 +14,7 @@ static const struct
     const char *reason;
 } refusals[] = {
     {{"bootstrap.servers", "metadata.broker.list"}, "use kafka_broker"},
+
     {{"message.timeout.ms", "delivery.timeout.ms"},
      "a message must not expire: it is tried until Kafka has it"},
     {{"enable.idempotence"}, "the plugin sets it: without it a repeat may break the order"},

@@ -215,13 +215,17 @@ int mm_record_find(const void *data,
 /* --- properties ---------------------------------------------------------------------------------
  */
 
-uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len)
+uint8_t *mm_prop_put_header(uint8_t *dst, uint16_t tag, uint32_t len)
 {
     uint16_t tag_le = htole16(tag);
     uint32_t len_le = htole32(len);
     dst = put(dst, &tag_le, sizeof tag_le);
-    dst = put(dst, &len_le, sizeof len_le);
-    return put(dst, data, len);
+    return put(dst, &len_le, sizeof len_le);
+}
+
+uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len)
+{
+    return put(mm_prop_put_header(dst, tag, len), data, len);
 }
 
 uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value)
@@ -230,26 +234,40 @@ uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value)
     return mm_prop_put(dst, tag, &value, sizeof value);
 }
 
+bool mm_prop_next(const void *props,
+                  uint32_t props_len,
+                  uint32_t *offset,
+                  uint16_t *tag,
+                  const uint8_t **data,
+                  uint32_t *len)
+{
+    if (props_len - *offset < MM_PROP_HEADER_LEN) {
+        return false;
+    }
+    const uint8_t *at = (const uint8_t *)props + *offset;
+    memcpy(tag, at, sizeof *tag);
+    memcpy(len, at + sizeof *tag, sizeof *len);
+    *tag = le16toh(*tag);
+    *len = le32toh(*len);
+    if (*len > props_len - *offset - MM_PROP_HEADER_LEN) {
+        return false;
+    }
+    *data = at + MM_PROP_HEADER_LEN;
+    *offset += MM_PROP_HEADER_LEN + *len;
+    return true;
+}
+
 const uint8_t *mm_prop_get(const void *props, uint32_t props_len, uint16_t tag, uint32_t *len)
 {
-    const uint8_t *at = props;
-    while (props_len >= MM_PROP_HEADER_LEN) {
-        uint16_t item_tag;
-        uint32_t item_len;
-        memcpy(&item_tag, at, sizeof item_tag);
-        memcpy(&item_len, at + sizeof item_tag, sizeof item_len);
-        item_len = le32toh(item_len);
-        at += MM_PROP_HEADER_LEN;
-        props_len -= MM_PROP_HEADER_LEN;
-        if (item_len > props_len) {
-            return NULL;
-        }
-        if (le16toh(item_tag) == tag) {
+    uint32_t offset = 0;
+    uint16_t item_tag;
+    const uint8_t *data;
+    uint32_t item_len;
+    while (mm_prop_next(props, props_len, &offset, &item_tag, &data, &item_len)) {
+        if (item_tag == tag) {
             *len = item_len;
-            return at;
+            return data;
         }
-        at += item_len;
-        props_len -= item_len;
     }
     return NULL;
 }

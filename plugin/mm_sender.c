@@ -3,11 +3,10 @@
 #include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_error.h"
-#include "mm_format.h"
 #include "mm_lanes.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
-#include "mm_parkdir.h"
+#include "mm_route.h"
 #include "mm_spool.h"
 #include "mm_worker.h"
 
@@ -18,7 +17,6 @@
 struct mm_sender
 {
     struct mm_sender_options opts;
-    struct mm_format *format;
     struct mm_park *park;
     bool new_routes;    /* since it came to rest */
     bool rerouted;      /* ... and what is parked is old now */
@@ -33,7 +31,6 @@ static int open_park(struct mm_sender *s, char *errstr, size_t errstr_len)
 {
     struct mm_park_options opts = {
         .config = s->opts.config,
-        .format = s->format,
         .spool = s->opts.spool,
         .budget = s->opts.budget,
         .lanes = s->opts.lanes,
@@ -49,7 +46,6 @@ int mm_sender_new(const struct mm_sender_options *opts,
                   char *errstr,
                   size_t errstr_len)
 {
-    const struct mm_config *config = opts->config;
     *out = NULL;
     struct mm_sender *s = calloc(1, sizeof *s);
     snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
@@ -57,10 +53,7 @@ int mm_sender_new(const struct mm_sender_options *opts,
         return MM_ENOMEM;
     }
     s->opts = *opts;
-    int err = mm_lanes_reset(opts->lanes, config);
-    if (err == 0) {
-        err = mm_format_new(config->json_topic_name, config->json_content_name, &s->format);
-    }
+    int err = mm_lanes_reset(opts->lanes, opts->config);
     if (err == 0) {
         err = open_park(s, errstr, errstr_len);
     }
@@ -77,7 +70,6 @@ static int start_worker(struct mm_sender *s, uint32_t k, char *errstr, size_t er
     struct mm_worker_options opts = {
         .index = k,
         .config = s->opts.config,
-        .format = s->format,
         .lanes = s->opts.lanes,
         .spool = s->opts.spool,
         .park = s->park,
@@ -159,11 +151,11 @@ static int resume_all(struct mm_sender *s,
 /* Do two settings lead each message to the same lane? */
 static int same_routes(const struct mm_config *a, const struct mm_config *b, bool *same)
 {
-    char *routes_a = mm_parkdir_routes(a);
-    char *routes_b = mm_parkdir_routes(b);
+    char *routes_a = mm_route_describe(a);
+    char *routes_b = mm_route_describe(b);
     int err = routes_a == NULL || routes_b == NULL ? MM_ENOMEM : 0;
     if (err == 0) {
-        *same = strcmp(routes_a, routes_b) == 0 && a->kafka_topics_max == b->kafka_topics_max;
+        *same = strcmp(routes_a, routes_b) == 0;
     }
     free(routes_a);
     free(routes_b);
@@ -174,14 +166,8 @@ static int same_routes(const struct mm_config *a, const struct mm_config *b, boo
 static int change(struct mm_sender *s, const struct mm_config *config)
 {
     bool same = true;
-    struct mm_format *format;
     int err = same_routes(s->opts.config, config, &same);
     if (err == 0) {
-        err = mm_format_new(config->json_topic_name, config->json_content_name, &format);
-    }
-    if (err == 0) {
-        mm_format_free(s->format);
-        s->format = format;
         s->opts.config = config;
         s->new_routes = !same;
         s->rerouted = false;
@@ -217,8 +203,7 @@ int mm_sender_resume(struct mm_sender *s,
     if (err != 0) {
         return err;
     }
-    struct mm_worker_change what = {
-        .config = config, .format = s->format, .new_routes = s->new_routes};
+    struct mm_worker_change what = {.config = config, .new_routes = s->new_routes};
     err = resume_all(s, &what, errstr, errstr_len);
     if (err == 0) {
         s->new_routes = false;
@@ -263,6 +248,5 @@ void mm_sender_free(struct mm_sender *s)
         return;
     }
     mm_park_close(s->park);
-    mm_format_free(s->format);
     free(s);
 }

@@ -129,3 +129,57 @@ char *mm_trim(char *text)
     text[len] = '\0';
     return text;
 }
+
+bool mm_glob(const char *pattern, const char *text, size_t text_len)
+{
+    const char *end = text + text_len;
+    const char *star = NULL;  /* the last '*' */
+    const char *taken = NULL; /* up to here it stands for what was passed */
+    while (text < end) {
+        if (*pattern == '*') {
+            star = pattern++;
+            taken = text;
+        } else if (*pattern == *text && *pattern != '\0') {
+            pattern++;
+            text++;
+        } else if (star != NULL) {
+            pattern = star + 1;
+            text = ++taken;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*') {
+        pattern++;
+    }
+    return *pattern == '\0';
+}
+
+static size_t min3(size_t a, size_t b, size_t c)
+{
+    const size_t ab = a < b ? a : b;
+    return ab < c ? ab : c;
+}
+
+size_t mm_edit_distance(const char *a, const char *b)
+{
+    /* rows[i % 3][k]: from the first i of a to the first k of b */
+    size_t rows[3][MM_EDIT_MAX_LEN];
+    const size_t a_len = strlen(a);
+    const size_t b_len = strlen(b);
+    for (size_t k = 0; k <= b_len; k++) {
+        rows[0][k] = k;
+    }
+    for (size_t i = 1; i <= a_len; i++) {
+        size_t *row = rows[i % 3];
+        const size_t *above = rows[(i + 2) % 3];
+        row[0] = i;
+        for (size_t k = 1; k <= b_len; k++) {
+            row[k] = min3(row[k - 1] + 1, above[k] + 1, above[k - 1] + (a[i - 1] != b[k - 1]));
+            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1]) {
+                row[k] = min3(row[k], rows[(i + 1) % 3][k - 2] + 1, row[k]);
+            }
+        }
+    }
+    return rows[a_len % 3][b_len];
+}

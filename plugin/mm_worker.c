@@ -9,6 +9,7 @@
 #include "mm_kafka.h"
 #include "mm_lanes.h"
 #include "mm_log.h"
+#include "mm_message.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
 #include "mm_record.h"
@@ -122,7 +123,8 @@ struct mm_worker
     struct mm_window win;
     uint64_t suspect_end; /* entries before it are sent one by one */
     uint64_t n_in_flight;
-    struct lane *lanes;  /* the first one has the number first_lane */
+    struct lane *lanes;  /* the first one has the number first_lane; behind the max_lanes is one
+                            for the records that no route gives a Kafka topic */
     uint32_t first_lane; /* 0, or the only one that there is */
     uint32_t max_lanes;  /* that there can be */
     uint32_t n_lanes;    /* all that were seen are before it */
@@ -161,8 +163,7 @@ struct mm_worker
     uint64_t n_errors_before; /* connection errors of producers that are gone */
     uint64_t now_ns;
     uint64_t now_ms;
-    char *value; /* scratch for the Kafka value */
-    size_t value_cap;
+    struct mm_message *message; /* scratch */
     struct mm_log_limit park_limit;
     struct mm_log_limit full_limit;
     struct mm_log_limit dead_limit;
@@ -219,11 +220,15 @@ static uint32_t know_lane(struct mm_worker *w, uint32_t number)
     return i;
 }
 
+/* The place of a record's lane in w->lanes; w->max_lanes: it has none. */
 static uint32_t lane_of(struct mm_worker *w, const struct mm_record *rec)
 {
-    return know_lane(w, w->max_lanes == 1
-                            ? w->first_lane
-                            : mm_route_lane(w->opts.config, rec->topic, rec->topic_len));
+    if (w->max_lanes == 1) {
+        return know_lane(w, w->first_lane);
+    }
+    struct mm_message_way way;
+    mm_message_route(w->opts.config, w->opts.lanes, rec, &way);
+    return way.error == NULL ? know_lane(w, way.lane) : w->max_lanes;
 }
 
 /* Can a lane be parked alone? */
@@ -289,7 +294,8 @@ static bool is_repeat(struct mm_worker *w, uint32_t lane)
 {
     const struct mm_worker_options *o = &w->opts;
     if (mm_spool_take_repeat(o->spool) || (o->main != NULL && mm_spool_take_repeat(o->main)) ||
-        (o->park != NULL && mm_park_take_double(o->park, w->first_lane + lane))) {
+        (o->park != NULL && lane < w->max_lanes &&
+         mm_park_take_double(o->park, w->first_lane + lane))) {
         mm_counter_add(&w->m->repeated, 1);
         return true;
     }
@@ -398,6 +404,22 @@ static void show_evicted(struct mm_worker *w)
     mm_gauge_set(&w->m->dead_evicted, dead.n_evicted);
 }
 
+/* The Kafka topic that a record was for; "" where that is not known. */
+static const char *meant_for(const struct mm_worker *w,
+                             const struct mm_entry *e,
+                             const struct mm_record *rec,
+                             struct mm_message_way *way)
+{
+    if (e->lane < w->max_lanes) {
+        return kafka_topic_of(w, e);
+    }
+    way->kafka_topic[0] = '\0';
+    if (rec->topic != NULL) {
+        mm_message_route(w->opts.config, w->opts.lanes, rec, way);
+    }
+    return way->kafka_topic;
+}
+
 /* Keep the record as a dead letter, and send a copy of it where that is wanted. */
 static int keep_letter(struct mm_worker *w,
                        const struct mm_entry *e,
@@ -405,6 +427,7 @@ static int keep_letter(struct mm_worker *w,
                        const struct mm_kafka_report *r)
 {
     char id[ID_LEN];
+    struct mm_message_way way;
     make_id(w, rec, id);
     struct mm_dead_letter letter = {
         .id = id,
@@ -417,7 +440,7 @@ static int keep_letter(struct mm_worker *w,
         .props = rec->props,
         .props_len = rec->props_len,
         .flags = rec->flags,
-        .kafka_topic = kafka_topic_of(w, e),
+        .kafka_topic = meant_for(w, e, rec, &way),
         .error = r->error,
         .reason = r->reason,
         .lost = rec->topic == NULL,
@@ -438,7 +461,9 @@ static bool bury(struct mm_worker *w, struct mm_entry *e, const struct mm_kafka_
 {
     struct mm_spool_pos pos = mm_entry_pos(e);
     struct mm_record rec;
-    enum mm_dead_reason reason = r->too_large ? MM_DEAD_TOO_LARGE : MM_DEAD_INVALID;
+    enum mm_dead_reason reason = r->too_large    ? MM_DEAD_TOO_LARGE
+                                 : r->unroutable ? MM_DEAD_UNROUTABLE
+                                                 : MM_DEAD_INVALID;
     int err = mm_spool_read(w->reader, &pos, &rec);
     if (err == MM_ECORRUPT) {
         reason = MM_DEAD_UNREADABLE;
@@ -521,7 +546,7 @@ static void settle_report(struct mm_worker *w,
     }
     if (r->class == MM_KAFKA_SUSPECT && alone) {
         if (bury(w, e, r)) {
-            w->n_refusals++;
+            w->n_refusals += !r->unroutable;
             return;
         }
         w->unburied = true;
@@ -567,19 +592,29 @@ static void on_report(void *arg, const struct mm_kafka_report *r)
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-static bool ensure_value(struct mm_worker *w, size_t len)
+/* Why the record of an entry is nothing for Kafka. NULL: it may be. */
+static const char *find_fault(const struct mm_worker *w,
+                              const struct mm_entry *e,
+                              const struct mm_record *rec,
+                              struct mm_kafka_report *report)
 {
-    if (len <= w->value_cap) {
-        return true;
+    *report = (struct mm_kafka_report){.class = MM_KAFKA_SUSPECT};
+    if (rec->type != MM_RECORD_MESSAGE) {
+        report->error = "UNKNOWN_RECORD_TYPE";
+        report->reason = "unknown record type";
+    } else if (e->lane == w->max_lanes) {
+        struct mm_message_way way;
+        mm_message_route(w->opts.config, w->opts.lanes, rec, &way);
+        report->unroutable = true;
+        report->error = way.error != NULL ? way.error : "KAFKA_TOPIC_NOT_ALLOWED";
+        report->reason = way.error != NULL ? way.reason : "no route took it when it came";
+    } else if (rec->payload_len > w->opts.config->max_message_bytes) {
+        /* Not worth the making: the client would refuse it. */
+        report->too_large = true;
+        report->error = "MSG_SIZE_TOO_LARGE";
+        report->reason = "larger than max_message_bytes";
     }
-    size_t cap = len < 4096 ? 4096 : len;
-    char *value = realloc(w->value, cap);
-    if (value == NULL) {
-        return false;
-    }
-    w->value = value;
-    w->value_cap = cap;
-    return true;
+    return report->error;
 }
 
 static int produce(struct mm_worker *w,
@@ -588,40 +623,20 @@ static int produce(struct mm_worker *w,
                    const struct mm_record *rec,
                    struct mm_kafka_report *report)
 {
-    const struct mm_format *format = w->opts.format;
-    if (rec->type != MM_RECORD_MESSAGE) {
-        *report = (struct mm_kafka_report){.class = MM_KAFKA_SUSPECT,
-                                           .error = "UNKNOWN_RECORD_TYPE",
-                                           .reason = "unknown record type"};
+    const struct mm_config *config = w->opts.config;
+    if (find_fault(w, e, rec, report) != NULL) {
         return MM_EKAFKA;
-    }
-    if ((size_t)rec->payload_len / 3 * 4 > mm_kafka_max_message(kafka)) {
-        /* Not worth the making: the client would refuse it. */
-        *report = (struct mm_kafka_report){.class = MM_KAFKA_SUSPECT,
-                                           .too_large = true,
-                                           .error = "MSG_SIZE_TOO_LARGE",
-                                           .reason = "larger than message.max.bytes"};
-        return MM_EKAFKA;
-    }
-    if (!ensure_value(w, mm_format_json_bound(format, rec->topic_len, rec->payload_len))) {
-        return MM_EFULL; /* memory may come back; the record stays where it is */
     }
     char id[ID_LEN];
-    struct mm_kafka_header header = {
-        .name = "mm-id", .value = id, .value_len = make_id(w, rec, id)};
-    struct mm_kafka_message m = {
-        .topic = kafka_topic_of(w, e),
-        .key = rec->topic,
-        .key_len = rec->topic_len,
-        .value = w->value,
-        .value_len = mm_format_json(format, rec->topic, rec->topic_len, rec->payload,
-                                    rec->payload_len, w->value),
-        .headers = &header,
-        .n_headers = 1,
-        /* A clock that was set back since must not make Kafka refuse the whole batch. */
-        .time_ms = rec->time_ms < w->now_ms ? rec->time_ms : w->now_ms,
-        .tag = e,
-    };
+    struct mm_message_source source = {
+        .rec = rec, .id = id, .id_len = make_id(w, rec, id), .now_ms = w->now_ms};
+    struct mm_kafka_message m;
+    if (mm_message_make(w->message, config, mm_route_find(config, rec->topic, rec->topic_len),
+                        &source, &m) != 0) {
+        return MM_EFULL; /* memory may come back; the record stays where it is */
+    }
+    m.topic = kafka_topic_of(w, e);
+    m.tag = e;
     return mm_kafka_produce(kafka, &m, report);
 }
 
@@ -984,15 +999,16 @@ static void send_test_message(struct mm_worker *w)
     }
     const char *text =
         own_topic ? "Internal test to see if kafka is alive at startup" : "Just a test";
-    if (!ensure_value(w, mm_format_json_bound(w->opts.format, 4, strlen(text)))) {
+    char value[1024];
+    if (mm_format_json_bound(config->format, 4, strlen(text)) > sizeof value) {
         return;
     }
     struct mm_kafka_message m = {
         .topic = own_topic ? config->kafka_test_topic : config->kafka_topic,
         .key = "test",
         .key_len = 4,
-        .value = w->value,
-        .value_len = mm_format_json(w->opts.format, "test", 4, text, strlen(text), w->value),
+        .value = value,
+        .value_len = mm_format_json(config->format, "test", 4, text, strlen(text), value),
         .time_ms = w->now_ms,
         .tag = TEST_TAG,
     };
@@ -1635,7 +1651,7 @@ static void free_worker(struct mm_worker *w)
     mm_dead_topic_close(w->dead_topic, 0);
     mm_window_fini(&w->win);
     free(w->lanes);
-    free(w->value);
+    mm_message_free(w->message);
     free(w);
 }
 
@@ -1648,7 +1664,7 @@ static int set_lanes(struct mm_worker *w, char *errstr, size_t errstr_len)
     free(w->lanes);
     w->first_lane = one ? w->opts.lane : 0;
     w->max_lanes = one ? 1 : n > n_now ? n : n_now;
-    w->lanes = calloc(w->max_lanes, sizeof *w->lanes);
+    w->lanes = calloc(w->max_lanes + 1, sizeof *w->lanes);
     w->n_lanes = 0;
     w->n_blocked = 0;
     w->released = false;
@@ -1691,7 +1707,6 @@ static int make_dead_topic(struct mm_worker *w, char *errstr, size_t errstr_len)
 {
     struct mm_dead_topic_options opts = {
         .config = w->opts.config,
-        .format = w->opts.format,
         .metrics = w->m,
         .log = w->opts.log,
     };
@@ -1757,7 +1772,12 @@ int mm_worker_start(const struct mm_worker_options *opts,
         return MM_ENOMEM;
     }
     init_worker(w, opts);
-    int err = set_lanes(w, errstr, errstr_len);
+    int err = mm_message_new(&w->message);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(err));
+    } else {
+        err = set_lanes(w, errstr, errstr_len);
+    }
     if (err == 0) {
         err = make_dead_topic(w, errstr, errstr_len);
     }
@@ -1833,7 +1853,10 @@ static void unroute(struct mm_worker *w)
 static void know_lanes(struct mm_worker *w)
 {
     for (uint64_t i = w->win.low; i < w->win.tail; i++) {
-        (void)know_lane(w, w->first_lane + mm_window_at(&w->win, i)->lane);
+        uint32_t lane = mm_window_at(&w->win, i)->lane;
+        if (lane < w->max_lanes) {
+            (void)know_lane(w, w->first_lane + lane);
+        }
     }
 }
 
@@ -1851,7 +1874,6 @@ int mm_worker_resume(struct mm_worker *w,
                      size_t errstr_len)
 {
     w->opts.config = change->config;
-    w->opts.format = change->format;
     if (change->old) {
         become_old(w, change->metrics);
     }

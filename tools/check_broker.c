@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What the plugin gives librdkafka when nothing else is said (message.max.bytes). */
-#define DEFAULT_MAX_MESSAGE UINT64_C(1048588)
-
 /* Which listeners the plugin hears. */
 static void check_listeners(const struct settings *s, struct findings *f)
 {
@@ -51,18 +48,6 @@ static bool read_limit(const struct mosquitto_value *value, uint64_t *out)
     return errno == 0 && *end == '\0';
 }
 
-/* The largest Kafka message, bytes. */
-static uint64_t max_message(const struct mm_config *config)
-{
-    for (size_t i = 0; i < config->n_properties; i++) {
-        const char *name = config->properties[i].name;
-        if (strcmp(name, "message.max.bytes") == 0) {
-            return strtoull(config->properties[i].value, NULL, 10);
-        }
-    }
-    return DEFAULT_MAX_MESSAGE;
-}
-
 /* Messages that are turned away, or that Kafka will not take. */
 static void check_sizes(const struct settings *s, struct findings *f)
 {
@@ -78,11 +63,11 @@ static void check_sizes(const struct settings *s, struct findings *f)
     if (settings_best(s) == NULL || !read_limit(&conf->max_packet_size, &limit)) {
         return;
     }
-    const uint64_t most = max_message(settings_best(s));
+    const uint64_t most = settings_best(s)->max_message_bytes;
     if (limit > most) {
         findings_add(f, MM_LOG_WARN, conf->max_packet_size.place,
                      "max_packet_size %s lets in messages that are larger than the %llu bytes that "
-                     "go to Kafka (rdkafka.message.max.bytes): they become dead letters",
+                     "go to Kafka (max_message_bytes): they become dead letters",
                      conf->max_packet_size.text, (unsigned long long)most);
     }
 }

@@ -292,13 +292,12 @@ static void check_topic_settings(struct asker *a, const struct topic *topic, int
                      rd_kafka_err2str(err));
     }
     if (found.max_message_bytes > 0 && found.max_message_bytes < most) {
-        findings_add(
-            a->f, MM_LOG_WARN, topic->place,
-            "option %s: Kafka topic \"%s\" takes messages of %llu bytes at most "
-            "(max.message.bytes), rdkafka.message.max.bytes allows %llu: larger ones become "
-            "dead letters",
-            topic->option, topic->name, (unsigned long long)found.max_message_bytes,
-            (unsigned long long)most);
+        findings_add(a->f, MM_LOG_WARN, topic->place,
+                     "option %s: Kafka topic \"%s\" takes messages of %llu bytes at most "
+                     "(max.message.bytes), max_message_bytes allows %llu: larger ones become "
+                     "dead letters",
+                     topic->option, topic->name, (unsigned long long)found.max_message_bytes,
+                     (unsigned long long)most);
     }
     if (n_replicas > 0 && found.min_insync > (uint64_t)n_replicas) {
         findings_add(a->f, MM_LOG_ERROR, topic->place,

@@ -5,6 +5,7 @@
 #include "mm_config.h"
 #include "mm_format.h"
 #include "mm_text.h"
+#include "properties.h"
 #include "redrive.h"
 #include "redriven.h"
 
@@ -18,7 +19,7 @@
 #define TIMEOUT_S 60
 #define TIMEOUT_MAX_S 86400
 
-/* kafka_broker, kafka_topic, json_field_names, and one for each rdkafka.… */
+/* kafka_broker, kafka_topic, json_field_names, and those of --set and --rdkafka.… */
 #define MAX_SETTINGS 128
 
 struct arguments
@@ -120,6 +121,10 @@ static bool print_with_payload(const struct mm_record *rec, const struct mm_dead
 {
     putchar('{');
     mm_dead_write_json(stdout, rec, view);
+    if (!properties_write_json(stdout, rec)) {
+        fprintf(stderr, "metamorphosis: out of memory\n");
+        return false;
+    }
     if (!view->has_payload) {
         puts(",\"payload\":null}");
         return true;
@@ -290,15 +295,15 @@ static const struct option
 
 #define N_OPTIONS (sizeof options / sizeof options[0])
 
-/* --rdkafka.PROPERTY=VALUE. argv[] is ours: the name ends where the '=' was. */
-static bool take_property(struct arguments *args, char *argument)
+/* NAME=VALUE. argv[] is ours: the name ends where the '=' was. */
+static bool take_setting(struct arguments *args, char *argument, const char *expected)
 {
     char *equals = strchr(argument, '=');
     if (equals == NULL) {
-        return complain(argument, "expected --rdkafka.PROPERTY=VALUE");
+        return complain(argument, expected);
     }
     *equals = '\0';
-    return add_setting(args, argument + strlen("--"), equals + 1);
+    return add_setting(args, argument, equals + 1);
 }
 
 /* One option, at argv[*i]; moves *i to its last argument. */
@@ -306,7 +311,10 @@ static bool take_option(struct arguments *args, unsigned int command, char **arg
 {
     char *argument = argv[*i];
     if (command == REDRIVE && strncmp(argument, "--rdkafka.", strlen("--rdkafka.")) == 0) {
-        return take_property(args, argument);
+        return take_setting(args, argument + strlen("--"), "expected --rdkafka.PROPERTY=VALUE");
+    }
+    if (command == REDRIVE && strcmp(argument, "--set") == 0 && argv[*i + 1] != NULL) {
+        return take_setting(args, argv[++*i], "expected --set NAME=VALUE");
     }
     for (size_t k = 0; k < N_OPTIONS; k++) {
         const struct option *o = &options[k];
@@ -411,6 +419,8 @@ static const char help[] =
     "    --id ID           only this letter; may be repeated\n"
     "    --again           those too that were redriven before\n"
     "    --dry-run         only say what would be sent\n"
+    "    --set NAME=VALUE  an option of the plugin, such as route, kafka_key, payload_format and\n"
+    "                      kafka_headers; may be repeated\n"
     "    --format F        json (as the plugin; the default), or raw: the payload as it is\n"
     "    --json-field-names A,B  as the plugin's option json_field_names\n"
     "    --timeout S       give up when Kafka says nothing for so many seconds (60)\n"

@@ -1,9 +1,11 @@
 #include "redrive.h"
 
 #include "mm_error.h"
-#include "mm_format.h"
 #include "mm_kafka.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
+#include "mm_message.h"
+#include "mm_route.h"
 #include "mm_text.h"
 #include "redriven.h"
 
@@ -38,13 +40,9 @@ struct parcel
     enum parcel_state state;
     const char *error; /* of PARCEL_REFUSED; static */
     const char *reason;
-    uint64_t time_ms;
     const char *id; /* NUL-terminated, as kafka_topic */
     const char *kafka_topic;
-    const char *key;
-    size_t key_len;
-    const char *value;
-    size_t value_len;
+    struct mm_record rec; /* of the message */
     char bytes[];
 };
 
@@ -62,7 +60,8 @@ struct redriver
     const struct redrive_options *opts;
     struct letters *letters;
     struct mm_config *config;
-    struct mm_format *format;
+    struct mm_lanes *lanes;
+    struct mm_message *message;
     struct mm_log *log;
     struct redriven *redriven;
     struct mm_kafka *kafka;
@@ -206,38 +205,79 @@ static const char *put(char **at, const void *data, size_t len)
     return start;
 }
 
-/* A copy of the letter, with its value made. NULL: out of memory. */
-static struct parcel *make_parcel(const struct redriver *rd,
-                                  const struct mm_record *rec,
-                                  const struct mm_dead_view *view)
+/* Was the message put aside because no Kafka topic was found for it? */
+static bool was_unroutable(const struct mm_dead_view *view)
 {
-    struct mm_dead_text topic = view->kafka_topic;
+    static const char prefix[] = "KAFKA_TOPIC";
+    return view->error.len > strlen(prefix) &&
+           memcmp(view->error.text, prefix, strlen(prefix)) == 0;
+}
+
+/* Where the letter is to go: where it was to go, or, if that was nowhere, where the routes lead it
+ * now. False: nowhere, which is told. */
+static bool find_way(struct redriver *rd,
+                     const struct mm_record *rec,
+                     const struct mm_dead_view *view,
+                     struct mm_dead_text *topic,
+                     struct mm_message_way *way)
+{
+    *topic = view->kafka_topic;
     if (rd->opts->topic != NULL) {
-        topic = (struct mm_dead_text){rd->opts->topic, (uint32_t)strlen(rd->opts->topic)};
+        *topic = (struct mm_dead_text){rd->opts->topic, (uint32_t)strlen(rd->opts->topic)};
+    } else if (was_unroutable(view)) {
+        mm_message_route(rd->config, rd->lanes, rec, way);
+        *topic = (struct mm_dead_text){way->kafka_topic, (uint32_t)strlen(way->kafka_topic)};
+        if (way->error != NULL) {
+            char id[MM_PRINTABLE_LEN];
+            tell_refusal(rd, mm_printable(view->id.text, view->id.len, id, sizeof id),
+                         way->kafka_topic, way->error, way->reason);
+            return false;
+        }
     }
-    size_t value_room = rd->opts->raw
-                            ? rec->payload_len
-                            : mm_format_json_bound(rd->format, rec->topic_len, rec->payload_len);
-    struct parcel *p =
-        malloc(sizeof *p + view->id.len + topic.len + rec->topic_len + 3 + value_room);
+    return true;
+}
+
+/* A copy of the letter. NULL: out of memory. */
+static struct parcel *make_parcel(const struct mm_record *rec,
+                                  const struct mm_dead_view *view,
+                                  const struct mm_dead_text *topic)
+{
+    struct parcel *p = malloc(sizeof *p + view->id.len + topic->len + rec->topic_len +
+                              rec->payload_len + rec->props_len + 5);
     if (p == NULL) {
         return NULL;
     }
     char *at = p->bytes;
-    *p = (struct parcel){.time_ms = rec->time_ms};
+    *p = (struct parcel){.rec = *rec};
+    p->rec.type = MM_RECORD_MESSAGE;
     p->id = put(&at, view->id.text, view->id.len);
-    p->kafka_topic = put(&at, topic.text, topic.len);
-    p->key = put(&at, rec->topic, rec->topic_len);
-    p->key_len = rec->topic_len;
-    p->value = at;
-    if (!rd->opts->raw) {
-        p->value_len = mm_format_json(rd->format, rec->topic, rec->topic_len, rec->payload,
-                                      rec->payload_len, at);
-    } else if (rec->payload_len > 0) {
-        memcpy(at, rec->payload, rec->payload_len);
-        p->value_len = rec->payload_len;
-    }
+    p->kafka_topic = put(&at, topic->text, topic->len);
+    p->rec.topic = put(&at, rec->topic, rec->topic_len);
+    p->rec.payload = put(&at, rec->payload, rec->payload_len);
+    p->rec.props = put(&at, rec->props, rec->props_len);
     return p;
+}
+
+/* The Kafka message of a letter, as the plugin makes it, or with its payload as it is. Errors:
+ * MM_ENOMEM. */
+static int make_message(struct redriver *rd, struct parcel *p, struct mm_kafka_message *m)
+{
+    struct mm_message_source source = {.rec = &p->rec,
+                                       .id = p->id,
+                                       .id_len = strlen(p->id),
+                                       .now_ms = clock_ns(CLOCK_REALTIME) / 1000000};
+    const struct mm_config_route *route = mm_route_find(rd->config, p->rec.topic, p->rec.topic_len);
+    int err = mm_message_make(rd->message, rd->config, route, &source, m);
+    if (err != 0) {
+        return err;
+    }
+    if (rd->opts->raw) {
+        m->value = p->rec.payload;
+        m->value_len = p->rec.payload_len;
+    }
+    m->topic = p->kafka_topic;
+    m->tag = p;
+    return 0;
 }
 
 static const struct bad_topic *find_bad_topic(const struct redriver *rd, const char *name)
@@ -258,7 +298,7 @@ static void add_parcel(struct redriver *rd, struct parcel *p)
     }
     rd->last = p;
     rd->n_parcels++;
-    rd->n_bytes += p->value_len;
+    rd->n_bytes += p->rec.payload_len;
 }
 
 /* Read letters while the window has room. */
@@ -275,7 +315,12 @@ static void fill_window(struct redriver *rd)
         if (!is_wanted(rd, &view)) {
             continue;
         }
-        struct parcel *p = make_parcel(rd, &rec, &view);
+        struct mm_dead_text topic;
+        struct mm_message_way way;
+        if (!find_way(rd, &rec, &view, &topic, &way)) {
+            continue;
+        }
+        struct parcel *p = make_parcel(&rec, &view, &topic);
         if (p == NULL) {
             fail(rd, mm_strerror(MM_ENOMEM));
             return;
@@ -399,19 +444,11 @@ static void send_parcel(struct redriver *rd, struct parcel *p)
         p->reason = bad->reason;
         return;
     }
-    uint64_t now_ms = clock_ns(CLOCK_REALTIME) / 1000000;
-    struct mm_kafka_header id = {.name = "mm-id", .value = p->id, .value_len = strlen(p->id)};
-    struct mm_kafka_message m = {
-        .topic = p->kafka_topic,
-        .key = p->key,
-        .key_len = p->key_len,
-        .value = p->value,
-        .value_len = p->value_len,
-        .headers = &id,
-        .n_headers = 1,
-        .time_ms = p->time_ms < now_ms ? p->time_ms : now_ms,
-        .tag = p,
-    };
+    struct mm_kafka_message m;
+    if (make_message(rd, p, &m) != 0) {
+        fail(rd, mm_strerror(MM_ENOMEM));
+        return;
+    }
     struct mm_kafka_report report;
     int err = mm_kafka_produce(rd->kafka, &m, &report);
     if (err == MM_EKAFKA) {
@@ -450,7 +487,7 @@ static void clear_window(struct redriver *rd)
         }
         *at = p->next;
         rd->n_parcels--;
-        rd->n_bytes -= p->value_len;
+        rd->n_bytes -= p->rec.payload_len;
         free(p);
     }
     if (noted && !redriven_sync(rd->redriven)) {
@@ -513,7 +550,11 @@ static void show_all(struct redriver *rd)
     while (fill_window(rd), rd->first != NULL) {
         for (struct parcel *p = rd->first; p != NULL;) {
             struct parcel *next = p->next;
-            printf("%s would be sent to %s (%zu bytes)\n", p->id, p->kafka_topic, p->value_len);
+            struct mm_kafka_message m = {.value_len = 0};
+            if (make_message(rd, p, &m) != 0) {
+                fail(rd, mm_strerror(MM_ENOMEM));
+            }
+            printf("%s would be sent to %s (%zu bytes)\n", p->id, p->kafka_topic, m.value_len);
             rd->n_delivered++;
             free(p);
             p = next;
@@ -539,8 +580,13 @@ static int prepare(struct redriver *rd)
         return 2; /* told */
     }
     if (err == 0) {
-        err =
-            mm_format_new(rd->config->json_topic_name, rd->config->json_content_name, &rd->format);
+        err = mm_message_new(&rd->message);
+    }
+    if (err == 0) {
+        err = mm_lanes_new(&rd->lanes);
+    }
+    if (err == 0) {
+        err = mm_lanes_reset(rd->lanes, rd->config);
     }
     if (err == 0) {
         err = mm_log_new(MM_LOG_WARN, &rd->log);
@@ -589,7 +635,8 @@ static void release(struct redriver *rd)
     idset_fini(&rd->taken);
     redriven_close(rd->redriven);
     mm_log_free(rd->log);
-    mm_format_free(rd->format);
+    mm_message_free(rd->message);
+    mm_lanes_free(rd->lanes);
     mm_config_free(rd->config);
 }
 

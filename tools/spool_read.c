@@ -5,6 +5,7 @@
 #include "mm_format.h"
 #include "mm_json.h"
 #include "mm_text.h"
+#include "properties.h"
 #include "spool_args.h"
 
 #include <inttypes.h>
@@ -218,8 +219,9 @@ static bool print_json(struct dumping *dump, const struct mm_record *rec, const 
     if (mm_prop_get_u64(rec->props, rec->props_len, MM_TAG_DIED_MS, &died_ms)) {
         printf(",\"died_ms\":%" PRIu64, died_ms);
     }
+    bool good = properties_write_json(stdout, rec);
     printf(",\"payload_bytes\":%" PRIu32 ",\"payload\":", rec->payload_len);
-    bool good = write_base64(dump, rec->payload, rec->payload_len);
+    good = write_base64(dump, rec->payload, rec->payload_len) && good;
     puts("}");
     return good;
 }

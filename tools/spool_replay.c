@@ -6,9 +6,10 @@
  * record that Kafka does not want is known and the others are delivered, in order. */
 #include "human.h"
 #include "mm_error.h"
-#include "mm_format.h"
 #include "mm_kafka.h"
+#include "mm_lanes.h"
 #include "mm_log.h"
+#include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
 #include "spool_args.h"
@@ -42,20 +43,21 @@ struct item
     enum item_state state;
     uint64_t seq;
     uint64_t time_ms;
-    const char *kafka_topic; /* of the settings */
-    size_t key;
-    size_t key_len;
+    const char *kafka_topic; /* of the lanes */
+    uint8_t flags;
+    uint16_t topic_len;
+    uint32_t payload_len;
+    uint32_t props_len;
+    size_t topic; /* with payload and properties behind it */
     size_t id;
     size_t id_len;
-    size_t value;
-    size_t value_len;
 };
 
 /* A Kafka topic that refuses whatever it is: its records are not tried. */
 struct bad_topic
 {
     struct bad_topic *next;
-    const char *name; /* of the settings */
+    const char *name; /* of the lanes */
     uint64_t n;       /* records */
 };
 
@@ -63,7 +65,8 @@ struct replay
 {
     const struct spool_args *args;
     struct mm_config *config;
-    struct mm_format *format;
+    struct mm_lanes *lanes;
+    struct mm_message *message;
     struct mm_log *log;
     struct mm_kafka *kafka;
     bool single; /* what kafka is */
@@ -184,24 +187,43 @@ static size_t put_id(struct replay *r, const struct mm_record *rec, size_t *len)
     return put(r, id, (size_t)n);
 }
 
+/* A record that no route gives a Kafka topic. */
+static void refuse_way(struct replay *r,
+                       const struct mm_record *rec,
+                       const struct mm_message_way *way)
+{
+    char topic[MM_PRINTABLE_LEN];
+    progress_clear(&r->progress);
+    fprintf(stderr,
+            "metamorphosis: record %" PRIu64 " of MQTT topic \"%s\" has no Kafka topic: %s (%s)\n",
+            rec->seq, mm_printable(rec->topic, rec->topic_len, topic, sizeof topic), way->error,
+            way->reason);
+    r->n_refused++;
+}
+
 static void add_item(struct replay *r, const struct mm_record *rec)
 {
-    size_t bound = mm_format_json_bound(r->format, rec->topic_len, rec->payload_len);
-    if (!reserve(r, rec->topic_len + ID_LEN + bound)) {
+    struct mm_message_way way;
+    mm_message_route(r->config, r->lanes, rec, &way);
+    if (way.error != NULL) {
+        refuse_way(r, rec, &way);
+        return;
+    }
+    if (!reserve(r, (size_t)rec->topic_len + rec->payload_len + rec->props_len + ID_LEN)) {
         return;
     }
     struct item *item = &r->items[r->n_items++];
-    uint32_t lane = mm_route_lane(r->config, rec->topic, rec->topic_len);
     *item = (struct item){.seq = rec->seq,
                           .time_ms = rec->time_ms,
-                          .kafka_topic = mm_route_kafka_topic(r->config, lane),
-                          .key_len = rec->topic_len};
-    item->key = put(r, rec->topic, rec->topic_len);
+                          .kafka_topic = mm_lanes_name(r->lanes, way.lane),
+                          .flags = rec->flags,
+                          .topic_len = rec->topic_len,
+                          .payload_len = rec->payload_len,
+                          .props_len = rec->props_len};
+    item->topic = put(r, rec->topic, rec->topic_len);
+    (void)put(r, rec->payload, rec->payload_len);
+    (void)put(r, rec->props, rec->props_len);
     item->id = put_id(r, rec, &item->id_len);
-    item->value = r->n_bytes;
-    item->value_len = mm_format_json(r->format, rec->topic, rec->topic_len, rec->payload,
-                                     rec->payload_len, r->bytes + r->n_bytes);
-    r->n_bytes += item->value_len;
 }
 
 static bool is_wanted(struct replay *r, const struct mm_record *rec)
@@ -279,7 +301,7 @@ static void refuse(struct replay *r, struct item *item, const struct mm_kafka_re
     }
     progress_clear(&r->progress);
     fprintf(stderr, "metamorphosis: record %" PRIu64 " of MQTT topic \"%s\" was refused: %s (%s)\n",
-            item->seq, mm_printable(r->bytes + item->key, item->key_len, topic, sizeof topic),
+            item->seq, mm_printable(r->bytes + item->topic, item->topic_len, topic, sizeof topic),
             report->error, report->reason);
 }
 
@@ -290,7 +312,7 @@ static void settle(struct replay *r, struct item *item, const struct mm_kafka_re
         case MM_KAFKA_DELIVERED:
             item->state = ITEM_DELIVERED;
             r->n_delivered++;
-            r->n_delivered_bytes += item->value_len;
+            r->n_delivered_bytes += report->value_len;
             r->answer_ns = human_now_ns();
             break;
         case MM_KAFKA_AGAIN:
@@ -382,29 +404,44 @@ static bool wait_a_moment(struct replay *r)
     return !r->failed;
 }
 
+/* The Kafka message of a record, as the plugin makes it. False: no memory, which is told. */
+static bool make_message(struct replay *r, struct item *item, struct mm_kafka_message *m)
+{
+    const char *topic = r->bytes + item->topic;
+    struct mm_record rec = {.seq = item->seq,
+                            .time_ms = item->time_ms,
+                            .flags = item->flags,
+                            .type = MM_RECORD_MESSAGE,
+                            .topic_len = item->topic_len,
+                            .payload_len = item->payload_len,
+                            .props_len = item->props_len,
+                            .topic = topic,
+                            .payload = topic + item->topic_len,
+                            .props = topic + item->topic_len + item->payload_len};
+    struct mm_message_source source = {
+        .rec = &rec, .id = r->bytes + item->id, .id_len = item->id_len, .now_ms = human_now_ms()};
+    const struct mm_config_route *route = mm_route_find(r->config, topic, item->topic_len);
+    if (mm_message_make(r->message, r->config, route, &source, m) != 0) {
+        fail(r, mm_strerror(MM_ENOMEM));
+        return false;
+    }
+    m->topic = item->kafka_topic;
+    m->tag = item;
+    return true;
+}
+
 /* Hand one record over. False: not now. */
 static bool produce(struct replay *r, struct item *item)
 {
-    struct mm_kafka_report report = {.class = MM_KAFKA_SUSPECT,
-                                     .too_large = true,
-                                     .error = "MSG_SIZE_TOO_LARGE",
-                                     .reason = "larger than message.max.bytes"};
+    struct mm_kafka_report report = {.class = MM_KAFKA_SUSPECT};
     if (find_bad_topic(r, item->kafka_topic) != NULL) {
         refuse(r, item, &report);
         return true;
     }
-    uint64_t now_ms = human_now_ms();
-    struct mm_kafka_header id = {
-        .name = "mm-id", .value = r->bytes + item->id, .value_len = item->id_len};
-    struct mm_kafka_message m = {.topic = item->kafka_topic,
-                                 .key = r->bytes + item->key,
-                                 .key_len = item->key_len,
-                                 .value = r->bytes + item->value,
-                                 .value_len = item->value_len,
-                                 .headers = &id,
-                                 .n_headers = 1,
-                                 .time_ms = item->time_ms < now_ms ? item->time_ms : now_ms,
-                                 .tag = item};
+    struct mm_kafka_message m;
+    if (!make_message(r, item, &m)) {
+        return true;
+    }
     int err = mm_kafka_produce(r->kafka, &m, &report);
     if (err == 0) {
         item->state = ITEM_OUT;
@@ -547,7 +584,13 @@ static int prepare(struct replay *r)
     }
     r->items = calloc(ROUND_ITEMS, sizeof *r->items);
     if (err == 0) {
-        err = mm_format_new(r->config->json_topic_name, r->config->json_content_name, &r->format);
+        err = mm_message_new(&r->message);
+    }
+    if (err == 0) {
+        err = mm_lanes_new(&r->lanes);
+    }
+    if (err == 0) {
+        err = mm_lanes_reset(r->lanes, r->config);
     }
     if (err == 0) {
         err = mm_log_new(MM_LOG_WARN, &r->log);
@@ -570,7 +613,8 @@ static void release(struct replay *r)
         r->bad_topics = next;
     }
     mm_log_free(r->log);
-    mm_format_free(r->format);
+    mm_message_free(r->message);
+    mm_lanes_free(r->lanes);
     mm_config_free(r->config);
     free(r->items);
     free(r->bytes);

@@ -99,10 +99,10 @@ def test_each_qos_is_acknowledged_and_carried_once(kafka: Cluster, make_broker: 
 
 def test_large_payload(kafka: Cluster, make_broker: MakeBroker) -> None:
     """A payload just below what Kafka takes (786,000 bytes, 1,048,000 in base64) arrives whole, after
-    rdkafka.message.max.bytes was raised for it."""
+    max_message_bytes was raised for it."""
     topic = kafka.new_topic(config={"max.message.bytes": "2000000"})
     broker = make_broker(
-        {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "rdkafka.message.max.bytes": 2000000}
+        {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "max_message_bytes": 2000000}
     ).start()
     payload = bytes(range(256)) * 3070
     mqtt.publish_all(broker.port, [("large", payload)])

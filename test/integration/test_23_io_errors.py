@@ -202,7 +202,7 @@ def test_backlog_cannot_be_read(
             "kafka_topic": topic,
             "spool_dir": spool,
             "spool_max_bytes": "64M",
-            "rdkafka.message.max.bytes": 100_000,
+            "max_message_bytes": 100_000,
         }  # fmt: skip
     ).start()
     with Load(broker.port, streams(4, "a", rate=None, size=8000)) as load:

@@ -233,6 +233,13 @@ static const char *const setting_names[] = {
     "dead_letter_topic",
     "config_file",
     "kafka_topics_max",
+    "kafka_topic_allow",
+    "kafka_key",
+    "payload_format",
+    "kafka_headers",
+    "spool_properties",
+    "max_message_bytes",
+    "when_too_large",
 };
 
 /* Of these, those that mean nothing without spool_dir. */
@@ -245,7 +252,8 @@ static const char *const on_disk_names[] = {
 
 /* Of these, those that have no default that could be given. */
 static const char *const names_without_default[] = {
-    "kafka_test_topic", "route", "spool_dir", "dead_letter_topic", "config_file",
+    "kafka_test_topic",  "route",       "spool_dir",
+    "dead_letter_topic", "config_file", "kafka_topic_allow",
 };
 
 /* Defaults */
@@ -408,6 +416,20 @@ static const struct
     {"dead_letter_max_bytes", "1024G", "dead_letter_max_bytes=1024G"},
     {"dead_letter_topic", "d", "dead_letter_topic=d"},
     {"route", "a t", "route=\"a t\""},
+    {"route", "a t key=none", "route=\"a t key=none\""},
+    {"route", "a t key=", "route=\"a t key=none\""},
+    {"route", "a t  headers=qos,user:x-*  key=${clientid}/1 format=RAW",
+     "route=\"a t key=${clientid}/1 format=raw headers=qos,user:x-*\""},
+    {"kafka_key", "none", "kafka_key=none"},
+    {"kafka_key", "${topic[0]}/$${x}", "kafka_key=${topic[0]}/$${x}"},
+    {"payload_format", "RAW", "payload_format=raw"},
+    {"kafka_headers", "Auto", "kafka_headers=Auto"},
+    {"kafka_headers", "all, username,user:a*b", "kafka_headers=\"all, username,user:a*b\""},
+    {"kafka_topic_allow", "plant.*, *.x", "kafka_topic_allow=\"plant.*, *.x\""},
+    {"kafka_topics_max", "1024", "kafka_topics_max=1024"},
+    {"spool_properties", "all", "spool_properties=all"},
+    {"max_message_bytes", "2M", "max_message_bytes=2M"},
+    {"when_too_large", "reject", "when_too_large=reject"},
     {"route", "  a/+ ; $b/# ,c\t t.1  ", "route=\"a/+ ; $b/# ,c t.1\""},
     {"route", "a mqtt", "route=\"a mqtt\""},
     {"when_full", "reject", "when_full=reject"},
@@ -524,7 +546,17 @@ static void test_good_values_on_disk(void **state)
 #define EXPECTED_FREE \
     "expected auto, or a number of bytes, or of k, M or G (powers of 1024), from 0 to 1024G"
 #define EXPECTED_WRITER "expected auto, mmap or pwrite"
-#define EXPECTED_ROUTE "expected <filters> <kafka topic>"
+#define EXPECTED_KEY                                                                             \
+    "expected none, or text with the variables ${topic}, ${topic[N]}, ${clientid}, ${username} " \
+    "and ${qos}"
+#define EXPECTED_HEADERS "expected auto, " MM_HEADERS_RULE
+#define EXPECTED_ALLOW \
+    "expected names of Kafka topics, in which * stands for any characters, separated by ','"
+#define EXPECTED_MESSAGE \
+    "expected a number of bytes, or of k, M or G (powers of 1024), from 1000 to 1000000000"
+#define EXPECTED_ROUTE                                                \
+    "expected <filters> <kafka topic> [key=<key>] [format=<format>] " \
+    "[headers=<headers>]"
 #define TOPIC_RULE                                                                             \
     " is no Kafka topic (1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', but not " \
     "'.' or '..' alone); "
@@ -639,9 +671,34 @@ static const struct
     {"route", "", "it is empty; " EXPECTED_ROUTE, NULL},
     {"route", "a/#", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
     {"route", "a, b", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
-    {"route", "a t key=x", "\"key=x\" is too much; " EXPECTED_ROUTE, NULL},
+    {"route", "a t kei=x", "\"kei=x\" is too much; " EXPECTED_ROUTE, NULL},
+    {"route", "a t key=${", "key \"${\": character 1: ${ has no } behind it; " EXPECTED_ROUTE,
+     NULL},
+    {"route", "a ${topic[256]}",
+     "Kafka topic \"${topic[256]}\": character 1: ${topic[N]} needs a number from 0 to 255 in its "
+     "brackets; " EXPECTED_ROUTE,
+     NULL},
+    {"kafka_key", "a${}", "character 2: ${} names no variable; " EXPECTED_KEY, NULL},
+    {"kafka_key", "${user}",
+     "character 1: unknown variable ${user}; did you mean ${username}?; " EXPECTED_KEY, NULL},
+    {"kafka_key", "x ${payload}",
+     "character 3: unknown variable ${payload}; there are ${topic}, ${topic[N]}, ${clientid}, "
+     "${username} and ${qos}; " EXPECTED_KEY,
+     NULL},
+    {"payload_format", "xml", "expected json, raw or base64", NULL},
+    {"kafka_headers", "", "\"\" is empty; " EXPECTED_HEADERS, NULL},
+    {"kafka_headers", "all,qoss", "\"qoss\" is unknown; " EXPECTED_HEADERS, NULL},
+    {"kafka_topic_allow", "", EXPECTED_ALLOW, NULL},
+    {"kafka_topic_allow", "a,,b", EXPECTED_ALLOW, NULL},
+    {"kafka_topic_allow", "a/*", EXPECTED_ALLOW, NULL},
+    {"kafka_topics_max", "0", "expected a whole number from 1 to 1024", NULL},
+    {"kafka_topics_max", "1025", "expected a whole number from 1 to 1024", NULL},
+    {"spool_properties", "none", "expected needed or all", NULL},
+    {"max_message_bytes", "999", EXPECTED_MESSAGE, NULL},
+    {"max_message_bytes", "1G", EXPECTED_MESSAGE, NULL},
+    {"when_too_large", "drop", "expected dead_letter or reject", NULL},
     {"route", "a b t", "\"t\" is too much; " EXPECTED_ROUTE, NULL},
-    {"route", "a t  u\tv w", "\"u?v w\" is too much; " EXPECTED_ROUTE, "a t  u?v w"},
+    {"route", "a t  u\tv w", "\"u\" is too much; " EXPECTED_ROUTE, "a t  u?v w"},
     {"route", "a/#/b t", "filter 1 \"a/#/b\": " HASH_RULE "; " EXPECTED_ROUTE, NULL},
     {"route", "a,,b t", "filter 2 \"\": it is empty; " EXPECTED_ROUTE, NULL},
     {"route", "a, t", "it has no Kafka topic; " EXPECTED_ROUTE, NULL},
@@ -853,7 +910,7 @@ static void test_routes_of_the_environment(void **state)
     run = (struct run){.given = &given, .n_given = 1, .environment = environment};
     expect_good(&run);
     assert_int_equal(run.config->n_routes, 1);
-    assert_true(mm_route_lane(run.config, "a|b", 3) == 1);
+    assert_int_equal(mm_route_find(run.config, "a|b", 3)->lane, 1);
     end_run(&run);
     static const struct mm_option wrong[] = {{"ROUTE", "a one|b|c # t|d two"}, {NULL, NULL}};
     run = (struct run){.environment = wrong};
@@ -876,6 +933,44 @@ static void test_every_wrong_route_is_reported(void **state)
         "option route: \"\" is not valid: it is empty; " EXPECTED_ROUTE,
     };
     expect_errors(&run, lines, LEN_OF(lines));
+}
+
+static void test_templates_need_an_allow_list(void **state)
+{
+    (void)state;
+    struct mm_option given[] = {{"route", "a/# p.${topic[1]}"},
+                                {"route", "b/# b"},
+                                {"route", "c/# ${topic}"},
+                                {"kafka_topic_allow", "p.*,*.c"}};
+    struct run run = {.given = given, .n_given = LEN_OF(given)};
+    expect_good(&run);
+    assert_int_equal(run.config->routes[0].lane, MM_ROUTE_LANE_DERIVED);
+    assert_int_equal(run.config->routes[1].lane, 1);
+    assert_int_equal(mm_route_n_lanes(run.config), 2);
+    assert_int_equal(mm_route_n_possible(run.config), 100);
+    static const struct
+    {
+        const char *topic;
+        bool allowed;
+    } cases[] = {{"p.", true},     {"p.x", true},  {"px", false},     {".c", true},
+                 {"__x.c", false}, {"_x.c", true}, {"p.__x.y", true}, {"p.x y", false}};
+    for (size_t i = 0; i < LEN_OF(cases); i++) {
+        assert_int_equal(mm_route_allows(run.config, cases[i].topic), cases[i].allowed);
+    }
+    end_run(&run);
+    run.n_given = 3;
+    static const char *const lines[] = {
+        "option route: the Kafka topic \"p.${topic[1]}\" is made of what publishers send: "
+        "kafka_topic_allow has to say which Kafka topics that may be",
+        "option route: the Kafka topic \"${topic}\" is made of what publishers send: "
+        "kafka_topic_allow has to say which Kafka topics that may be"};
+    expect_errors(&run, lines, LEN_OF(lines));
+    /* One that is not valid is told of once. */
+    run.n_given = 4;
+    given[3].value = "a b";
+    static const char *const wrong[] = {
+        "option kafka_topic_allow: \"a b\" is not valid: " EXPECTED_ALLOW};
+    expect_errors(&run, wrong, LEN_OF(wrong));
 }
 
 static void test_many_lanes(void **state)
@@ -1106,7 +1201,7 @@ static const struct
     {"kafka_test", "option kafka_test: unknown"},
     {"health", "option health: unknown"},
     {"kafka_t", "option kafka_t: unknown"},
-    {"when", "option when: unknown; did you mean when_full?"},
+    {"when_f", "option when_f: unknown; did you mean when_full?"},
     {"whe", "option whe: unknown"},
     {"x", "option x: unknown"},
     {"", "option : unknown"},
@@ -1619,8 +1714,7 @@ static void test_describe(void **state)
     char line[MM_LOG_LINE_LEN];
     mm_config_describe(run.config, line, sizeof line);
     assert_string_equal(line,
-                        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt "
-                        "kafka_topics_max=100 kafka_workers=1 "
+                        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
                         "kafka_retry_interval=10 kafka_test_message=false "
                         "json_field_names=Topic,Content spool_max_bytes=256M when_full=reject "
                         "refuse_v5=disconnect dead_letter_max_bytes=16M health_port=8080 "
@@ -1642,8 +1736,7 @@ static void test_describe_on_disk(void **state)
     mm_config_describe(run.config, line, sizeof line);
     assert_string_equal(
         line,
-        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt "
-        "kafka_topics_max=100 kafka_workers=1 "
+        "mqtt_topic=# kafka_broker=localhost:9092 kafka_topic=mqtt kafka_workers=1 "
         "kafka_retry_interval=10 kafka_test_message=true kafka_test_topic=probe "
         "json_field_names=Topic,Content spool_dir=/var/lib/mm spool_max_bytes=1G "
         "spool_sync=interval spool_sync_interval_ms=500 spool_min_free=auto spool_writer=auto "
@@ -1956,6 +2049,7 @@ int main(void)
         cmocka_unit_test(test_routes_are_kept_in_order),
         cmocka_unit_test(test_routes_of_the_environment),
         cmocka_unit_test(test_every_wrong_route_is_reported),
+        cmocka_unit_test(test_templates_need_an_allow_list),
         cmocka_unit_test(test_many_lanes),
         cmocka_unit_test(test_kafka_topics_beside_each_other),
         cmocka_unit_test(test_huge_number_of_routes),

@@ -23,17 +23,17 @@ static void *faulty_calloc(size_t n, size_t size)
     return alloc_fails() ? NULL : calloc(n, size);
 }
 
-static char *faulty_strdup(const char *text)
+static void *faulty_malloc(size_t size)
 {
-    return alloc_fails() ? NULL : strdup(text);
+    return alloc_fails() ? NULL : malloc(size);
 }
 
 #define calloc faulty_calloc
-#define strdup faulty_strdup
+#define malloc faulty_malloc
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_filter.c"
 #undef calloc
-#undef strdup
+#undef malloc
 
 #include "mm_error.h"
 
@@ -402,6 +402,54 @@ static void test_random_against_reference(void **state)
     assert_in_range(n_matches, N_SETS * N_TOPICS / 10, N_SETS * N_TOPICS * 9 / 10);
 }
 
+/* The same for several lists: the first that matches. */
+static void test_random_first_of_lists(void **state)
+{
+    (void)state;
+    enum {
+        N_SETS = 2000,
+        N_TOPICS = 25,
+        MAX_LISTS = 8
+    };
+    size_t n_matches = 0;
+    size_t n_not_first = 0;
+    for (size_t s = 0; s < N_SETS; s++) {
+        char filters[MAX_LISTS][2][RANDOM_LEN];
+        char texts[MAX_LISTS][2 * RANDOM_LEN];
+        const char *lists[MAX_LISTS];
+        size_t n_lists = random_below(MAX_LISTS) + 1;
+        for (size_t i = 0; i < n_lists; i++) {
+            random_levels(filters[i][0], true);
+            random_levels(filters[i][1], true);
+            snprintf(texts[i], sizeof texts[i], "%s,%s", filters[i][0], filters[i][1]);
+            lists[i] = texts[i];
+        }
+        struct mm_filter_set *set = NULL;
+        char errstr[256] = "";
+        assert_int_equal(mm_filter_set_new_lists(lists, n_lists, &set, errstr, sizeof errstr), 0);
+        assert_non_null(set);
+        assert_int_equal(mm_filter_set_count(set), 2 * n_lists);
+        for (size_t t = 0; t < N_TOPICS; t++) {
+            char topic[RANDOM_LEN];
+            random_levels(topic, false);
+            size_t expected = SIZE_MAX;
+            for (size_t i = n_lists; i-- > 0;) {
+                if (reference_match(filters[i][0], topic) ||
+                    reference_match(filters[i][1], topic)) {
+                    n_not_first += expected != SIZE_MAX;
+                    expected = i;
+                }
+            }
+            n_matches += expected != SIZE_MAX;
+            assert_true(mm_filter_set_first(set, topic, strlen(topic)) == expected);
+            assert_true(match(set, topic) == (expected != SIZE_MAX));
+        }
+        mm_filter_set_free(set);
+    }
+    assert_in_range(n_matches, N_SETS * N_TOPICS / 10, N_SETS * N_TOPICS * 9 / 10);
+    assert_in_range(n_not_first, N_SETS, SIZE_MAX);
+}
+
 /* One of four kinds of filter, and a topic that it alone matches. */
 static void write_kind(int kind, int number, char *filter, char *topic, size_t len)
 {
@@ -631,6 +679,7 @@ int main(void)
         cmocka_unit_test(test_count),
         cmocka_unit_test(test_list_is_copied),
         cmocka_unit_test(test_random_against_reference),
+        cmocka_unit_test(test_random_first_of_lists),
         cmocka_unit_test(test_thousand_filters),
         cmocka_unit_test(test_overlapping_plus),
         cmocka_unit_test(test_longest_level),

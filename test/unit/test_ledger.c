@@ -445,7 +445,7 @@ static void look(void)
     afterwards = finish_some;
     CHECK(mm_metrics_text(metrics, spool(), &page, &len) == 0);
     afterwards = NULL;
-    CHECK(check_grown(seen, page) == (seen[0] == '\0' ? 0 : 30));
+    CHECK(check_grown(seen, page) == (seen[0] == '\0' ? 0 : 31));
     free(seen);
     seen = page;
 }
@@ -817,7 +817,7 @@ static void test_slots_are_fixed(void **state)
         "dead_lettered_too_large",
         "dead_lettered_invalid",
         "dead_lettered_unreadable",
-        NULL,
+        "dead_lettered_unroutable",
         "retried",
         "maybe_duplicated",
         "kafka_errors",
@@ -862,6 +862,7 @@ static void count_each(struct mm_metrics_broker *b, struct mm_metrics_worker *w,
         [MM_SLOT_DEAD] = &w->dead_lettered[MM_DEAD_TOO_LARGE],
         [MM_SLOT_DEAD + 1] = &w->dead_lettered[MM_DEAD_INVALID],
         [MM_SLOT_DEAD + 2] = &w->dead_lettered[MM_DEAD_UNREADABLE],
+        [MM_SLOT_DEAD + 3] = &w->dead_lettered[MM_DEAD_UNROUTABLE],
         [MM_SLOT_RETRIED] = &w->retried,
         [MM_SLOT_MAYBE_DUPLICATED] = &w->maybe_duplicated,
         [MM_SLOT_KAFKA_ERRORS] = &w->kafka_errors,
@@ -932,6 +933,7 @@ static void test_counters_are_of_all_processes_and_threads(void **state)
         {MM_SLOT_DROPPED + 4, "metamorphosis_messages_dropped_total{reason=\"drop_oldest\"}"},
         {MM_SLOT_DROPPED + 5, "metamorphosis_messages_dropped_total{reason=\"lost\"}"},
         {MM_SLOT_DEAD + 2, "metamorphosis_messages_dead_lettered_total{reason=\"unreadable\"}"},
+        {MM_SLOT_DEAD + 3, "metamorphosis_messages_dead_lettered_total{reason=\"unroutable\"}"},
         {MM_SLOT_RETRIED, "metamorphosis_messages_retried_total"},
         {MM_SLOT_MAYBE_DUPLICATED, "metamorphosis_messages_maybe_duplicated_total"},
         {MM_SLOT_KAFKA_ERRORS, "metamorphosis_kafka_errors_total"},

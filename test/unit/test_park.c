@@ -242,7 +242,7 @@ static void test_poison_in_a_parked_log_is_a_dead_letter(void **state)
 {
     (void)state;
     struct rig *g = routed_rig();
-    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_option(g, "max_message_bytes", "2000");
     rig_refuse(g, "heat", MISSING);
     rig_start(g);
     rig_publish_to(g, "heat/a", 10);

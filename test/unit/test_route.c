@@ -28,6 +28,9 @@ static char *faulty_strdup(const char *text)
     return alloc_fails() ? NULL : strdup(text);
 }
 
+#include "mm_headers.h"
+#include "mm_template.h"
+
 #include "mm_error.h"
 #include "mm_filter.h"
 #include "mm_lanes.h"
@@ -40,14 +43,34 @@ static int faulty_filter_set_new(const char *list,
     return alloc_fails() ? MM_ENOMEM : mm_filter_set_new(list, out, errstr, errstr_len);
 }
 
+static int faulty_template_new(const char *text,
+                               struct mm_template **out,
+                               char *errstr,
+                               size_t errstr_len)
+{
+    return alloc_fails() ? MM_ENOMEM : mm_template_new(text, out, errstr, errstr_len);
+}
+
+static int faulty_headers_new(const char *list,
+                              struct mm_headers **out,
+                              char *errstr,
+                              size_t errstr_len)
+{
+    return alloc_fails() ? MM_ENOMEM : mm_headers_new(list, out, errstr, errstr_len);
+}
+
 #define realloc faulty_realloc
 #define strdup faulty_strdup
+#define mm_template_new faulty_template_new
+#define mm_headers_new faulty_headers_new
 #define mm_filter_set_new faulty_filter_set_new
 /* NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "../../plugin/mm_route.c"
 #undef realloc
 #undef strdup
 #undef mm_filter_set_new
+#undef mm_template_new
+#undef mm_headers_new
 
 #define LEN_OF(array) (sizeof(array) / sizeof(array)[0])
 
@@ -67,9 +90,18 @@ static void add(struct mm_config *config, const char *text)
     }
 }
 
-static const char *kafka_topic_of(const struct mm_config *config, const char *topic)
+static uint32_t lane_of(struct mm_config *config, const char *topic, size_t topic_len)
 {
-    uint32_t lane = mm_route_lane(config, topic, strlen(topic));
+    assert_int_equal(mm_route_finish(config), 0);
+    uint32_t lane = mm_route_find(config, topic, topic_len)->lane;
+    mm_filter_set_free(config->filters);
+    config->filters = NULL;
+    return lane;
+}
+
+static const char *kafka_topic_of(struct mm_config *config, const char *topic)
+{
+    uint32_t lane = lane_of(config, topic, strlen(topic));
     assert_in_range(lane, 0, mm_route_n_lanes(config) - 1);
     return mm_route_kafka_topic(config, lane);
 }
@@ -117,8 +149,7 @@ static void test_first_match_counts(void **state)
     assert_int_equal(mm_route_n_lanes(&config), 5);
     for (size_t i = 0; i < LEN_OF(cases); i++) {
         assert_string_equal(kafka_topic_of(&config, cases[i].topic), cases[i].kafka_topic);
-        assert_int_equal(mm_route_lane(&config, cases[i].topic, strlen(cases[i].topic)),
-                         cases[i].lane);
+        assert_int_equal(lane_of(&config, cases[i].topic, strlen(cases[i].topic)), cases[i].lane);
     }
     assert_string_equal(mm_route_kafka_topic(&config, 4), "never");
     mm_route_free_all(&config);
@@ -130,8 +161,8 @@ static void test_topic_with_more_behind_it(void **state)
     (void)state;
     struct mm_config config = no_routes();
     add(&config, "a/b t");
-    assert_int_equal(mm_route_lane(&config, "a/b/c", 3), 1);
-    assert_int_equal(mm_route_lane(&config, "a/b/c", 5), 0);
+    assert_int_equal(lane_of(&config, "a/b/c", 3), 1);
+    assert_int_equal(lane_of(&config, "a/b/c", 5), 0);
     mm_route_free_all(&config);
 }
 
@@ -173,7 +204,9 @@ static void test_blanks(void **state)
         struct mm_config config = no_routes();
         add(&config, cases[i].text);
         assert_string_equal(config.routes[0].mqtt_filters, cases[i].filters);
-        assert_int_equal(mm_filter_set_count(config.routes[0].filters), cases[i].n_filters);
+        assert_int_equal(mm_route_finish(&config), 0);
+        assert_int_equal(mm_filter_set_count(config.filters), cases[i].n_filters);
+        mm_filter_set_free(config.filters);
         assert_string_equal(mm_route_kafka_topic(&config, 1), "t");
         mm_route_free_all(&config);
     }
@@ -194,8 +227,22 @@ static void test_wrong_routes(void **state)
         {"a, t", "it has no Kafka topic"},
         {"a ,t", "it has no Kafka topic"},
         {"a t u", "\"u\" is too much"},
-        {"a t key=x format=raw", "\"key=x format=raw\" is too much"},
+        {"a t keys=x format=raw", "\"keys=x\" is too much"},
         {"a t ,b", "\",b\" is too much"},
+        {"a t key=x key=y", "\"key=y\" is given twice"},
+        {"a t format=raw key=x format=raw", "\"format=raw\" is given twice"},
+        {"a t format=xml", "format \"xml\": expected json, raw or base64"},
+        {"a t key=${tpoic}",
+         "key \"${tpoic}\": character 1: unknown variable ${tpoic}; did you "
+         "mean ${topic}?"},
+        {"a t headers=topic,,qos", "headers: \"\" is empty; expected " MM_HEADERS_RULE},
+        {"a t headers=none,qos", "headers: \"none\" stands alone; expected " MM_HEADERS_RULE},
+        {"a t headers=foo", "headers: \"foo\" is unknown; expected " MM_HEADERS_RULE},
+        {"a t headers=user:", "headers: \"user:\" has no pattern; expected " MM_HEADERS_RULE},
+        {"a p/${topic[1]}",
+         "Kafka topic \"p/${topic[1]}\": character 2: no Kafka topic has it; "
+         "there may be a-z, A-Z, 0-9, '.', '_' and '-', and variables"},
+        {"a p.${topic", "Kafka topic \"p.${topic\": character 3: ${ has no } behind it"},
         {"a t\n", NULL},
         {"a t/u", "\"t/u\" is no Kafka topic (" MM_ROUTE_KAFKA_TOPIC_RULE ")"},
         {"a ..", "\"..\" is no Kafka topic (" MM_ROUTE_KAFKA_TOPIC_RULE ")"},
@@ -206,7 +253,7 @@ static void test_wrong_routes(void **state)
     };
     for (size_t i = 0; i < LEN_OF(cases); i++) {
         struct mm_config config = no_routes();
-        char errstr[256] = "";
+        char errstr[512] = "";
         int rc = mm_route_add(&config, cases[i].text, errstr, sizeof errstr);
         if (cases[i].errstr == NULL) {
             assert_int_equal(rc, 0);
@@ -337,8 +384,9 @@ static void test_out_of_memory(void **state)
         assert_int_equal(config.n_route_topics, 1);
         assert_string_equal(kafka_topic_of(&config, "a"), "t");
     }
-    /* The copy, the filters, the array of routes, the list, the array of topics, the topic. */
-    assert_int_equal(n, 6);
+    /* The copy, the list, the Kafka topic's template, the filters, the key, the headers, the array
+     * of routes, the array of topics, the topic. */
+    assert_int_equal(n, 9);
     assert_string_equal(kafka_topic_of(&config, "b"), "u");
     mm_route_free_all(&config);
 }

@@ -116,7 +116,7 @@ static void test_a_message_too_large_for_the_client_is_a_dead_letter_at_once(voi
 {
     (void)state;
     struct rig *g = rig_new(1);
-    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_option(g, "max_message_bytes", "2000");
     rig_start(g);
     rig_publish_many(g, 50, 1);
     char big[4000] = {0};
@@ -648,7 +648,7 @@ static void test_a_dead_letter_is_copied_to_its_topic(void **state)
     struct rig *g = rig_new(1);
     rig_topic(g, "dead");
     rig_option(g, "dead_letter_topic", "dead");
-    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_option(g, "max_message_bytes", "2000");
     rig_start(g);
     rig_publish_many(g, 10, 1);
     assert_true(rig_wait_empty(g, 10000));
@@ -845,7 +845,7 @@ static void test_a_dead_letter_that_cannot_be_kept_stays_in_the_spool(void **sta
     (void)state;
     static const int errors[] = {MM_ENOMEM, MM_EIO};
     struct rig *g = rig_new(1);
-    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_option(g, "max_message_bytes", "2000");
     rig_start(g);
     for (size_t i = 0; i < 2; i++) {
         faults.dead_err = errors[i];
@@ -880,7 +880,7 @@ static void test_what_an_earlier_process_counted_is_a_repeat(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
-    rig_option(g, "rdkafka.message.max.bytes", "2000");
+    rig_option(g, "max_message_bytes", "2000");
     rig_start(g);
     struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
     faults.n_repeat = 3;

@@ -99,13 +99,35 @@ def publish(
     *,
     dup: bool = False,
     retain: bool = False,
+    properties: bytes = b"",
 ) -> bytes:
+    """properties: of MQTT 5, as made by the functions below."""
     body = _string(topic)
     if qos:
         body += struct.pack("!H", packet_id)
     if version == V5:
-        body += _varint(0)
+        body += _varint(len(properties)) + properties
     return _packet(Type.PUBLISH, (8 if dup else 0) | qos << 1 | (1 if retain else 0), body + payload)
+
+
+def payload_format(utf8: bool) -> bytes:
+    return bytes([0x01, utf8])
+
+
+def content_type(text: str) -> bytes:
+    return b"\x03" + _string(text)
+
+
+def response_topic(text: str) -> bytes:
+    return b"\x08" + _string(text)
+
+
+def correlation_data(data: bytes) -> bytes:
+    return b"\x09" + _string(data)
+
+
+def user_property(name: str, value: str) -> bytes:
+    return b"\x26" + _string(name) + _string(value)
 
 
 def acknowledgement(kind: Type, packet_id: int) -> bytes:
@@ -196,12 +218,21 @@ class Client:
         return packet
 
     def publish(
-        self, topic: bytes | str, payload: bytes, qos: int = 0, *, dup: bool = False, retain: bool = False
+        self,
+        topic: bytes | str,
+        payload: bytes,
+        qos: int = 0,
+        *,
+        dup: bool = False,
+        retain: bool = False,
+        properties: bytes = b"",
     ) -> Packet | None:
         """Publish and wait for the broker's answer: nothing for QoS 0, PUBACK for 1, PUBREC for 2 (whose handshake is
         then finished). Raises Closed when the connection is closed instead."""
         packet_id = self.next_id() if qos else 0
-        self.send(publish(topic, payload, qos, packet_id, self.version, dup=dup, retain=retain))
+        self.send(
+            publish(topic, payload, qos, packet_id, self.version, dup=dup, retain=retain, properties=properties)
+        )
         if qos == 0:
             return None
         answer = self.expect(Type.PUBACK if qos == 1 else Type.PUBREC)
