@@ -335,6 +335,9 @@ struct mm_build_view
 
 void mm_metrics_view_build(const struct mm_metrics *m, struct mm_build_view *out);
 
+/* Did the last change of the settings fail? */
+bool mm_metrics_reload_failed(const struct mm_metrics *m);
+
 /* All counters, by enum mm_metrics_slot. */
 void mm_metrics_view_counters(const struct mm_metrics *m,
                               const struct mm_spool *spool,

@@ -14,6 +14,11 @@ void mm_metrics_view_build(const struct mm_metrics *m, struct mm_build_view *out
                                   .started_ms = m->started_ms};
 }
 
+bool mm_metrics_reload_failed(const struct mm_metrics *m)
+{
+    return mm_counter_get(&m->live.failed) != 0;
+}
+
 void mm_metrics_view_counters(const struct mm_metrics *m,
                               const struct mm_spool *spool,
                               uint64_t n[MM_LAYOUT_COUNTERS])

@@ -44,6 +44,9 @@ const struct mm_problem_def mm_problem_defs[MM_N_PROBLEMS] = {
     [MM_PROBLEM_BEHIND] = {"behind", false, "Kafka was more than ten minutes behind", 0,
                            "After an outage it is enough to wait. Otherwise look at Kafka, or "
                            "raise kafka_workers."},
+    [MM_PROBLEM_RELOAD] = {"reload", false, "New settings were not taken", 0,
+                           "The broker's log has the reason. Mend the file, and reload the broker "
+                           "(SIGHUP)."},
     [MM_PROBLEM_DEAD] = {"dead_letters", false, "Kafka refused messages for good", 600,
                          "Look at the dead letters: the usual reason is their size. They can be "
                          "sent again by \"metamorphosis dead redrive\"."},
@@ -304,6 +307,7 @@ static void look_for_problems(struct mm_status *s)
     note(s, MM_PROBLEM_PARKED, s->n_parked > 0, 0);
     note(s, MM_PROBLEM_BEHIND,
          is_waiting(s, BEHIND_MS) && s->n_workers_down == 0 && s->n_parked == 0, 0);
+    note(s, MM_PROBLEM_RELOAD, mm_metrics_reload_failed(s->metrics), 0);
     note_growth(s, MM_PROBLEM_DEAD, &s->dead_lettered, shot->dead_lettered);
     note_growth(s, MM_PROBLEM_DISK, &s->io_errors, stats->n_io_errors);
     note(s, MM_PROBLEM_BAD_FILES, stats->n_bad_files > 0, 0);

@@ -142,6 +142,7 @@ static void title_of(const struct mm_status *s,
         [MM_PROBLEM_LOW_SPACE] = "The disk of the spool is nearly full",
         [MM_PROBLEM_NEARLY_FULL] = "The spool is nearly full",
         [MM_PROBLEM_BEHIND] = "Kafka is more than ten minutes behind",
+        [MM_PROBLEM_RELOAD] = "New settings were not taken",
         [MM_PROBLEM_DEAD] = "Kafka refuses messages for good",
         [MM_PROBLEM_DISK] = "The disk of the spool has errors",
         [MM_PROBLEM_BAD_FILES] = "Damaged files were set aside",
@@ -174,100 +175,99 @@ static void text_of_parked(const struct mm_status *s, char dst[MM_STATUS_TEXT_LE
         s->all_parked ? "" : "; all others go on");
 }
 
+static void text_of_kafka(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
+{
+    char reason[160];
+    reason_of(s->kafka_error, reason, sizeof reason);
+    put(dst, MM_STATUS_TEXT_LEN,
+        "%s Messages wait in the spool, in order. It is tried again by itself, about once a "
+        "second.",
+        reason);
+}
+
+static void text_of_nearly_full(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
+{
+    const struct mm_spool_stats *stats = &s->shot.spool;
+    put(dst, MM_STATUS_TEXT_LEN, "%u %% of it are used. %s",
+        (unsigned)(stats->used_bytes * 100 / stats->limit_bytes),
+        stats->drop_oldest ? "When it is full, the oldest messages give way (when_full)."
+                           : "From 90 % on /readyz answers 503; when it is full, publishers are "
+                             "turned away.");
+}
+
+static void text_of_behind(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
+{
+    char age[32];
+    duration(age, (s->now_ms - s->shot.oldest_ms) / 1000);
+    put(dst, MM_STATUS_TEXT_LEN,
+        "The oldest message has waited for %s. Nothing is lost; it goes out later than it came in.",
+        age);
+}
+
+/* What is said of one, and of several. */
+struct counted
+{
+    const char *one;
+    const char *many;
+    const char *rest;
+};
+
+static const struct counted counted_texts[MM_N_PROBLEMS] = {
+    [MM_PROBLEM_DROPPING] = {"message was", "messages were",
+                             "let go: for want of room, with QoS 0 or as when_full says; or "
+                             "because the disk failed."},
+    [MM_PROBLEM_REFUSING] = {"message was", "messages were",
+                             "refused. Nothing was acknowledged: their publishers still have them, "
+                             "and send them again."},
+    [MM_PROBLEM_DEAD] = {"message became a dead letter:", "messages became dead letters:",
+                         "Kafka does not take them even alone. They are set aside, and all others "
+                         "go on."},
+    [MM_PROBLEM_DISK] = {"time", "times", "reading, writing or deleting a file failed."},
+    [MM_PROBLEM_BAD_FILES] = {"file lies", "files lie", "in bad/."},
+};
+
+static const char *const plain_texts[MM_N_PROBLEMS] = {
+    [MM_PROBLEM_STUCK] =
+        "It has stood still for more than 30 s. Messages are taken and kept, but "
+        "not all of them are delivered.",
+    [MM_PROBLEM_FULL] =
+        "QoS 0 is dropped. QoS 1 and 2 are refused, so that publishers keep them, "
+        "or dropped where when_full says so.",
+    [MM_PROBLEM_UNSYNCED] =
+        "Messages are taken and delivered, but a power failure now would lose "
+        "some that were acknowledged.",
+    [MM_PROBLEM_LOW_SPACE] =
+        "Others may have filled it. When no further file can be had, "
+        "publishers are turned away.",
+    [MM_PROBLEM_RELOAD] =
+        "The last change of config_file, or of a certificate, failed. The "
+        "settings of before are in use.",
+};
+
 /* The same in a sentence or two. */
 static void text_of(const struct mm_status *s,
                     enum mm_problem_kind kind,
                     char dst[MM_STATUS_TEXT_LEN])
 {
     const struct mm_spool_stats *stats = &s->shot.spool;
-    uint64_t n = s->problems[kind].count;
-    char reason[160];
-    char age[32];
-    switch (kind) {
-        case MM_PROBLEM_STUCK:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "It has stood still for more than 30 s. Messages are taken and kept, but not all "
-                "of "
-                "them are delivered.");
-            return;
-        case MM_PROBLEM_DROPPING:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "%" PRIu64
-                " %s let go: for want of room, with QoS 0 or as when_full says; or because "
-                "the disk failed.",
-                n, n == 1 ? "message was" : "messages were");
-            return;
-        case MM_PROBLEM_REFUSING:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "%" PRIu64
-                " %s refused. Nothing was acknowledged: their publishers still have them, "
-                "and send them again.",
-                n, n == 1 ? "message was" : "messages were");
-            return;
-        case MM_PROBLEM_FULL:
-            put(dst, MM_STATUS_TEXT_LEN, "%s",
-                stats->drop_oldest
-                    ? "The oldest messages give way to new ones (when_full)."
-                    : "QoS 0 is dropped. QoS 1 and 2 are refused, so that publishers "
-                      "keep them, or dropped where when_full says so.");
-            return;
-        case MM_PROBLEM_UNSYNCED:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "Messages are taken and delivered, but a power failure now would lose some that "
-                "were "
-                "acknowledged.");
-            return;
-        case MM_PROBLEM_LOW_SPACE:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "Others may have filled it. When no further file can be had, publishers are turned "
-                "away.");
-            return;
-        case MM_PROBLEM_NEARLY_FULL:
-            put(dst, MM_STATUS_TEXT_LEN, "%u %% of it are used. %s",
-                (unsigned)(stats->used_bytes * 100 / stats->limit_bytes),
-                stats->drop_oldest
-                    ? "When it is full, the oldest messages give way (when_full)."
-                    : "From 90 % on /readyz answers 503; when it is full, publishers "
-                      "are turned away.");
-            return;
-        case MM_PROBLEM_KAFKA:
-            reason_of(s->kafka_error, reason, sizeof reason);
-            put(dst, MM_STATUS_TEXT_LEN,
-                "%s Messages wait in the spool, in order. It is tried again by itself, about once "
-                "a "
-                "second.",
-                reason);
-            return;
-        case MM_PROBLEM_PARKED:
-            text_of_parked(s, dst);
-            return;
-        case MM_PROBLEM_BEHIND:
-            duration(age, (s->now_ms - s->shot.oldest_ms) / 1000);
-            put(dst, MM_STATUS_TEXT_LEN,
-                "The oldest message has waited for %s. Nothing is lost; it goes out later than it "
-                "came in.",
-                age);
-            return;
-        case MM_PROBLEM_DEAD:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "%" PRIu64
-                " %s: Kafka does not take them even alone. They are set aside, and all "
-                "others go on.",
-                n, n == 1 ? "message became a dead letter" : "messages became dead letters");
-            return;
-        case MM_PROBLEM_DISK:
-            put(dst, MM_STATUS_TEXT_LEN,
-                "Reading, writing or deleting a file failed %" PRIu64 " %s.", n,
-                n == 1 ? "time" : "times");
-            return;
-        case MM_PROBLEM_BAD_FILES:
-            put(dst, MM_STATUS_TEXT_LEN, "%" PRIu64 " %s in bad/.", stats->n_bad_files,
-                stats->n_bad_files == 1 ? "lies" : "lie");
-            return;
-        case MM_N_PROBLEMS:
-            break;
+    const struct counted *counted = &counted_texts[kind];
+    if (counted->rest != NULL) {
+        uint64_t n = kind == MM_PROBLEM_BAD_FILES ? stats->n_bad_files : s->problems[kind].count;
+        put(dst, MM_STATUS_TEXT_LEN, "%" PRIu64 " %s %s", n, n == 1 ? counted->one : counted->many,
+            counted->rest);
+    } else if (kind == MM_PROBLEM_KAFKA) {
+        text_of_kafka(s, dst);
+    } else if (kind == MM_PROBLEM_PARKED) {
+        text_of_parked(s, dst);
+    } else if (kind == MM_PROBLEM_NEARLY_FULL) {
+        text_of_nearly_full(s, dst);
+    } else if (kind == MM_PROBLEM_BEHIND) {
+        text_of_behind(s, dst);
+    } else if (kind == MM_PROBLEM_FULL && stats->drop_oldest) {
+        put(dst, MM_STATUS_TEXT_LEN, "The oldest messages give way to new ones (when_full).");
+    } else {
+        put(dst, MM_STATUS_TEXT_LEN, "%s", plain_texts[kind]);
     }
-    dst[0] = '\0';
 }
 
 /* What follows for the messages, by the first problem. */
@@ -295,6 +295,8 @@ static const char *consequence_of(const struct mm_status *s)
                                  : "Its messages wait, in order; all others flow.";
         case MM_PROBLEM_BEHIND:
             return "Messages are kept, and go out late.";
+        case MM_PROBLEM_RELOAD:
+            return "Messages flow by the settings of before.";
         case MM_PROBLEM_DEAD:
             return "They are set aside, and all others flow.";
         case MM_PROBLEM_KAFKA:

@@ -312,6 +312,11 @@ static void make_bad_files(struct rig *r, bool on)
     stats.n_bad_files = on ? 2 : 0;
 }
 
+static void make_reload_failed(struct rig *r, bool on)
+{
+    mm_gauge_set(&mm_metrics_live(r->metrics)->failed, on ? 1 : 0);
+}
+
 static const struct state
 {
     const char *id;
@@ -355,7 +360,10 @@ static const struct state
     {"behind", "warning", make_behind, "Kafka is more than ten minutes behind",
      "has waited for 11 min", "kafka_workers", "go out late",
      "Kafka was more than ten minutes behind"},
-    {"bad_files", "warning", make_bad_files, "Damaged files were set aside", "2 lie in bad/",
+    {"reload", "warning", make_reload_failed, "New settings were not taken",
+     "The settings of before are in use.", "SIGHUP", "flow by the settings of before",
+     "New settings were not taken"},
+    {"bad_files", "warning", make_bad_files, "Damaged files were set aside", "2 files lie in bad/",
      "spool verify", "Messages flow to Kafka.", "Damaged files were set aside"},
 };
 
@@ -524,7 +532,8 @@ static void test_counted(void **state)
     check_counted("dropping", "Messages are lost", "3 messages were let go", 60, count_dropped);
     check_counted("dead_letters", "Kafka refuses messages for good",
                   "3 messages became dead letters", 600, count_dead);
-    check_counted("disk", "The disk of the spool has errors", "failed 3 times", 600, count_errors);
+    check_counted("disk", "The disk of the spool has errors", "3 times reading, writing", 600,
+                  count_errors);
 }
 
 static void test_reasons(void **state)
