@@ -50,16 +50,22 @@ plugin_opt_kafka_topic {{ .Values.kafka.topic }}
 {{- range .Values.kafka.routes }}
 plugin_opt_route {{ . }}
 {{- end }}
-{{- with .Values.kafka.tls }}
-{{- if .enabled }}
-plugin_opt_rdkafka.security.protocol ssl
-{{- if .secret }}
-plugin_opt_rdkafka.ssl.ca.location /mosquitto/secrets/kafka/ca.crt
+{{- with .Values.kafka }}
+plugin_opt_kafka_security_protocol {{ .securityProtocol }}
+{{- if and (ne .securityProtocol "plaintext") .secret }}
+{{- if and (has .securityProtocol (list "ssl" "sasl_ssl")) .caInSecret }}
+plugin_opt_kafka_tls_ca_file /mosquitto/secrets/kafka/ca.crt
+{{- end }}
 {{- if .clientCertificate }}
-plugin_opt_rdkafka.ssl.certificate.location /mosquitto/secrets/kafka/tls.crt
-plugin_opt_rdkafka.ssl.key.location /mosquitto/secrets/kafka/tls.key
+plugin_opt_kafka_tls_cert_file /mosquitto/secrets/kafka/tls.crt
+plugin_opt_kafka_tls_key_file /mosquitto/secrets/kafka/tls.key
 {{- end }}
 {{- end }}
+{{- if hasPrefix "sasl_" .securityProtocol }}
+plugin_opt_kafka_sasl_mechanism {{ required "kafka.saslMechanism is required with SASL" .saslMechanism }}
+plugin_opt_kafka_sasl_username {{ required "kafka.saslUsername is required with SASL" .saslUsername }}
+{{- if not .secret }}{{ fail "kafka.secret is required with SASL: it holds the password" }}{{ end }}
+plugin_opt_kafka_sasl_password_file /mosquitto/secrets/kafka/password
 {{- end }}
 {{- end }}
 plugin_opt_spool_dir /mosquitto/data/spool
