@@ -333,7 +333,10 @@ static int make_safe(struct mm_spool *s, const struct mm_record *r, uint8_t *dst
         err = write_record(s, dst, size);
         if (err != 0) {
             atomic_fetch_add_explicit(&s->n_io_errors, err == MM_EIO, memory_order_relaxed);
-            return err; /* what came of it is overwritten by the next record */
+            /* What came of it is overwritten by the next record, if that does not go elsewhere: it
+             * shows with a new segment whether the disk takes anything at all. */
+            atomic_store_explicit(&s->roll_wanted, true, memory_order_relaxed);
+            return err;
         }
     }
     if (s->sync != MM_SPOOL_SYNC_ALWAYS || (r->flags & MM_RECORD_QOS_MASK) == 0) {

@@ -74,6 +74,8 @@ uint64_t __wrap_mm_spool_now_ns(void)
     return __real_mm_spool_now_ns() + atomic_load(&ahead_ns);
 }
 
+ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t offset);
+ssize_t __real_pwrite(int fd, const void *data, size_t len, off_t offset);
 ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset);
 ssize_t __real_pread(int fd, void *dst, size_t len, off_t offset);
 int __wrap_usleep(useconds_t us);
@@ -88,6 +90,17 @@ static bool is_file(int fd, const char *name)
     char path[256] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     return readlink(link, path, sizeof path - 1) > 0 && strstr(path, name) != NULL;
+}
+
+static atomic_bool bad_writes; /* into segments */
+
+ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    if (atomic_load(&bad_writes) && is_file(fd, ".seg")) {
+        errno = EROFS;
+        return -1;
+    }
+    return __real_pwrite(fd, data, len, offset);
 }
 
 ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset)
@@ -876,6 +889,45 @@ static void test_state_is_written_again_after_a_failed_sync(void **state)
     mm_spool_close(s);
 }
 
+static bool comes_to_be_full(const struct mm_spool *s, bool full)
+{
+    struct mm_spool_stats stats;
+    for (int i = 0; i < 5000; i++) {
+        mm_spool_stats(s, &stats);
+        if (stats.full == full) {
+            return true;
+        }
+        sleep_ms(1);
+    }
+    return false;
+}
+
+/* A disk that takes nothing more (an error has made it read-only) is not called ready for long, and
+ * is again when it is mended, also when nobody tries to store anything meanwhile. */
+static void test_a_disk_that_cannot_be_written_is_full(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.manual = false;
+    opts.sync = MM_SPOOL_SYNC_NEVER;
+    opts.writer = MM_SPOOL_WRITER_PWRITE;
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 10);
+    sleep_ms(50); /* segments are prepared */
+    atomic_store(&bad_writes, true);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(append(s, 1), MM_EIO);
+    }
+    assert_true(comes_to_be_full(s, true));
+    sleep_ms(300);
+    assert_true(comes_to_be_full(s, true));
+    atomic_store(&bad_writes, false);
+    assert_true(comes_to_be_full(s, false));
+    append_some(s, 10);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 20);
+    mm_spool_close(s);
+}
+
 /* A limit for the size of files (ulimit -f) refuses what does not fit, and ends nobody. */
 static void test_a_limit_for_files_ends_no_process(void **state)
 {
@@ -1033,6 +1085,8 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_state_is_written_again_after_a_failed_sync,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_disk_that_cannot_be_written_is_full, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(test_a_limit_for_files_ends_no_process, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_slot_of_state_outlives_the_power, make_directory,
