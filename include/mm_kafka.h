@@ -168,6 +168,12 @@ uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);
 
+/* The partition among n_partitions (>= 1) that a producer of these settings chooses for a message;
+ * -1: any, or memory is short. Thread: any. */
+int32_t mm_kafka_partition(const struct mm_config *config,
+                           const struct mm_kafka_message *m,
+                           int32_t n_partitions);
+
 /* The client itself, librdkafka's rd_kafka_t, for tools that ask the cluster what no producer needs
  * to know. Lives as long as the producer. Thread: the owner. */
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k);

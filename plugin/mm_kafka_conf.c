@@ -428,6 +428,36 @@ mm_kafka_partitioner_fn mm_kafka_partitioner(const rd_kafka_conf_t *conf)
     return partitioners[0].function;
 }
 
+int32_t mm_kafka_partition(const struct mm_config *config,
+                           const struct mm_kafka_message *m,
+                           int32_t n_partitions)
+{
+    char errstr[256];
+    char name[64];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    struct build b = {
+        .conf = conf, .config = config, .errstr = errstr, .errstr_len = sizeof errstr};
+    if (conf == NULL) {
+        return -1;
+    }
+    (void)set_batching(&b);
+    for (size_t i = 0; i < config->n_properties; i++) {
+        if (strcmp(config->properties[i].name, "partitioner") == 0) {
+            (void)set_own(&b, "partitioner", config->properties[i].value);
+        }
+    }
+    mm_kafka_partitioner_fn partitioner = mm_kafka_partitioner(conf);
+    mm_kafka_property(conf, "partitioner", name, sizeof name);
+    rd_kafka_conf_destroy(conf);
+    const size_t len = m->key != NULL ? m->key_len : m->spread_len;
+    if (len == 0 && strstr(name, "_random") != NULL) {
+        return -1; /* these ask the client which partitions are well */
+    }
+    return m->key != NULL
+               ? partitioner(NULL, m->key, m->key_len, n_partitions, NULL, NULL)
+               : partitioner(NULL, m->spread, m->spread_len, INT32_MAX, NULL, NULL) % n_partitions;
+}
+
 void mm_kafka_explain_new(const struct mm_config *config,
                           const char *reason,
                           char *errstr,
