@@ -5,6 +5,7 @@
 #include "mm_error.h"
 #include "mm_kafka.h"
 #include "mm_route.h"
+#include "mm_template.h"
 
 #include <librdkafka/rdkafka.h>
 #include <stdlib.h>
@@ -56,8 +57,15 @@ static bool list_topics(struct asker *a, const struct settings *s)
     }
     add_topic(a, config->kafka_topic, "kafka_topic", settings_place(s, "kafka_topic"));
     for (size_t i = 0; i < config->n_routes; i++) {
-        add_topic(a, mm_route_kafka_topic(config, config->routes[i].lane), "route",
-                  config->routes[i].place);
+        const struct mm_config_route *route = &config->routes[i];
+        if (route->lane == MM_ROUTE_LANE_DERIVED) {
+            findings_add(a->f, MM_LOG_INFO, route->place,
+                         "option route: which Kafka topics \"%s\" becomes is known when messages "
+                         "come: Kafka is not asked for them",
+                         mm_template_text(route->kafka_topic));
+        } else {
+            add_topic(a, mm_route_kafka_topic(config, route->lane), "route", route->place);
+        }
     }
     if (config->dead_letter_topic != NULL) {
         add_topic(a, config->dead_letter_topic, "dead_letter_topic",

@@ -249,7 +249,7 @@ static bool ask_partitions(const struct route_args *args, struct route_result *r
     if (ok) {
         err = kafka_ask_topic(&ask, result->way.kafka_topic, &md);
         err = md != NULL ? md->topics[0].err : err;
-        ok = err == RD_KAFKA_RESP_ERR_NO_ERROR;
+        ok = md != NULL && err == RD_KAFKA_RESP_ERR_NO_ERROR;
         snprintf(why, sizeof why, "Kafka topic \"%s\": %s", result->way.kafka_topic,
                  rd_kafka_err2str(err));
     }

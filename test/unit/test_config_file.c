@@ -223,7 +223,7 @@ static void test_mistakes_have_their_line(void **state)
         "line 4: option kafka_topic: \"\" is not valid: expected 1 to 249 of the characters a-z, "
         "A-Z, 0-9, '.', '_' and '-', but not '.' or '..' alone",
         "line 10: option route: \"a/#\" is not valid: it has no Kafka topic; expected <filters> "
-        "<kafka topic>",
+        "<kafka topic> [key=<key>] [format=<format>] [headers=<headers>]",
         "line 2: option kafka_workers: \"99x\" is not valid: expected a whole number from 1 to 64",
     };
     for (size_t i = 0; i < LEN_OF(rests); i++) {
