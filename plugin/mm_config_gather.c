@@ -257,6 +257,7 @@ static int gather_option(struct mm_parser *p, const struct mm_option *given, str
         return add_property(p, given->name + strlen(MM_PROPERTY_PREFIX), given->value);
     }
     const struct mm_option_def *def = mm_option_find(given->name);
+    const struct mm_option_def *written = def;
     if (def == NULL) {
         if (!report_prefix(p, given->name)) {
             report_unknown(p, given->name);
@@ -279,10 +280,7 @@ static int gather_option(struct mm_parser *p, const struct mm_option *given, str
     if (setting->n_values > 0) {
         return repeat_option(p, def, text);
     }
-    setting->name = def->name;
-    if (strcmp(given->name, def->name) != 0) {
-        setting->name = given->name; /* an alias */
-    }
+    setting->name = written->name; /* the table's, which outlives the file */
     return add_value(setting, text, place);
 }
 
