@@ -55,6 +55,9 @@ static const struct setting settings[] = {
     {"socket.timeout.ms", "30000"},
     {"batch.size", "524288"},
     {"topic.metadata.refresh.interval.ms", "10000"},
+    /* Else librdkafka puts messages without a key where it likes, and does not ask on_partition().
+     */
+    {"sticky.partitioning.linger.ms", "0"},
     {"log.connection.close", "false"}, /* an idle connection that is closed is no failure */
     {"statistics.interval.ms", "1000"},
 };
