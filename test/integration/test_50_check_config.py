@@ -216,6 +216,15 @@ def test_the_example_is_good(tmp_path: Path) -> None:
         assert outcome.code == 0, outcome.out
 
 
+_SHIPPED = sorted(path for name in ("deploy", "docker") for path in (_ROOT / name).rglob("mosquitto*.conf"))
+
+
+@pytest.mark.parametrize("path", _SHIPPED, ids=[str(path.relative_to(_ROOT)) for path in _SHIPPED])
+def test_shipped_configurations_are_good(path: Path) -> None:
+    outcome = tool("check-config", "--strict", "--form-only", path)
+    assert outcome.code == 0, outcome.out
+
+
 def _examples() -> list[tuple[str, str]]:
     """The configurations that the documents show: blocks of text with plugin_opt_ lines in them."""
     found = []
@@ -244,7 +253,7 @@ def test_examples_of_the_documents_are_good(tmp_path: Path, name: str, text: str
 
 
 def test_the_documents_have_examples() -> None:
-    assert len(_examples()) >= 2
+    assert len(_examples()) >= 2 and len(_SHIPPED) >= 2
 
 
 # --- mosquitto.conf -------------------------------------------------------------------------------------------------
