@@ -219,6 +219,9 @@ int mm_config_keep_fixed(const struct mm_config *running, struct mm_config *want
  * Thread: any. */
 bool mm_config_has_property(const struct mm_config *config, const char *name);
 
+/* Is a SCRAM mechanism used, by our option or by librdkafka's? Thread: any. */
+bool mm_config_uses_scram(const struct mm_config *config);
+
 /* One file that the settings name, by the option that names it. */
 typedef void (*mm_config_file_fn)(void *arg, const char *option, const char *path);
 

@@ -58,7 +58,9 @@ static const struct setting settings[] = {
     /* Else librdkafka puts messages without a key where it likes, and does not ask on_partition().
      */
     {"sticky.partitioning.linger.ms", "0"},
-    {"log.connection.close", "false"}, /* an idle connection that is closed is no failure */
+    /* A listener that speaks another protocol says so by nothing but hanging up. That an idle
+     * connection is closed is still not told. */
+    {"log.connection.close", "true"},
     {"statistics.interval.ms", "1000"},
 };
 
