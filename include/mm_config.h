@@ -177,6 +177,10 @@ const char *mm_finding_line(const struct mm_finding *finding, char *dst, size_t 
 
 #define MM_FINDING_LINE_LEN (MM_LOG_LINE_LEN + 256)
 
+/* Does the Kafka client take this property? False: why has its reason, which may have the value in
+ * it (mm_kafka_judge()). */
+typedef bool (*mm_config_judge_fn)(const char *name, const char *value, char *why, size_t why_len);
+
 /* Where a setting comes from and what hears of mistakes. */
 struct mm_config_source
 {
@@ -187,6 +191,7 @@ struct mm_config_source
     void *getenv_arg;
     mm_config_report_fn report; /* NULL: findings are not told */
     void *report_arg;
+    mm_config_judge_fn judge; /* of rdkafka.<property>; NULL: only their names are judged */
     bool form_only; /* do not look at the files that options name; the config_file is read */
 };
 

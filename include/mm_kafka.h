@@ -171,6 +171,10 @@ uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);
 
+/* Does librdkafka take this property with this value, by itself? False: why has the reason, which
+ * may have the value in it. A mm_config_judge_fn. Thread: any. */
+bool mm_kafka_judge(const char *name, const char *value, char *why, size_t why_len);
+
 /* The partition among n_partitions (>= 1) that a producer of these settings chooses for a message;
  * -1: any, or memory is short. Thread: any. */
 int32_t mm_kafka_partition(const struct mm_config *config,

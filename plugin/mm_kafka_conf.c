@@ -64,6 +64,22 @@ static const struct setting settings[] = {
     {"statistics.interval.ms", "1000"},
 };
 
+bool mm_kafka_judge(const char *name, const char *value, char *why, size_t why_len)
+{
+    char reason[256] = "";
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    if (conf == NULL) {
+        return true; /* the producer will tell */
+    }
+    const bool taken =
+        rd_kafka_conf_set(conf, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK;
+    rd_kafka_conf_destroy(conf);
+    snprintf(why, why_len, "%s (librdkafka %s)",
+             reason[0] != '\0' ? reason : "the Kafka client does not accept this value",
+             rd_kafka_version_str());
+    return taken;
+}
+
 /* Set a property for the user's setting `subject`, "option kafka_tls_ca_file". */
 static int set(struct build *b, const char *subject, const char *name, const char *value)
 {

@@ -245,6 +245,7 @@ static struct mm_config *check(struct mm_live *l)
         .getenv_arg = l->opts.getenv_arg,
         .report = report,
         .report_arg = l,
+        .judge = mm_kafka_judge,
     };
     struct mm_config *wanted;
     int err = mm_config_new(&source, &wanted);

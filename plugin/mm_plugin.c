@@ -403,6 +403,7 @@ static int read_config(struct mm *mm, const struct mosquitto_opt *opts, int n_op
         .n_options = (size_t)n_opts,
         .getenv = read_environment,
         .report = report_finding,
+        .judge = mm_kafka_judge,
     };
     int err = mm_config_new(&source, &mm->first_config);
     mm->config = mm->first_config;

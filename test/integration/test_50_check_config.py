@@ -175,6 +175,18 @@ def test_a_real_broker_tells_the_line_of_its_config_file(make_broker: MakeBroker
     broker.stop()
 
 
+def test_a_real_broker_tells_every_property(make_broker: MakeBroker, tmp_path: Path) -> None:
+    """Properties that librdkafka does not take, in both places: each is told at once, beside another mistake."""
+    file = _write(tmp_path / "mm.conf", "rdkafka.no.such.thing 1\nrdkafka.socket.timeout.ms soon\n")
+    options = {"config_file": file, "rdkafka.compression.level": "many", "kafka_workers": 0}
+    code, log = make_broker(options).run_refused()
+    assert code > 0
+    assert f'config_file "{file}" line 1: option rdkafka.no.such.thing: No such configuration property' in log
+    assert f'config_file "{file}" line 2: option rdkafka.socket.timeout.ms: Invalid value' in log
+    assert 'metamorphosis: option rdkafka.compression.level: Invalid value' in log
+    assert 'metamorphosis: option kafka_workers: "0" is not valid' in log
+
+
 # --- good ones ------------------------------------------------------------------------------------------------------
 
 _GOOD_FILES = {
