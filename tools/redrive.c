@@ -1,6 +1,5 @@
 #include "redrive.h"
 
-#include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
@@ -66,7 +65,7 @@ struct redriver
     struct mm_log *log;
     struct redriven *redriven;
     struct mm_kafka *kafka;
-    struct mm_contact_told told;
+    struct mm_log_limit error_limit;
 
     struct parcel *first; /* in the order of the log */
     struct parcel *last;
@@ -383,7 +382,7 @@ static bool make_producer(struct redriver *rd)
         .on_report = on_report,
         .arg = rd,
         .log = rd->log,
-        .told = &rd->told,
+        .error_limit = &rd->error_limit,
     };
     /* The client's threads inherit the mask: signals are for this thread. */
     sigset_t all;

@@ -171,7 +171,8 @@ class SecureKafka(Kafka):
             resource = ConfigResource(
                 ConfigResource.Type.BROKER, str(self.node_id), incremental_configs=[entry]
             )
-            self._admin().incremental_alter_configs([resource])[resource].result(30)
+            # Kafka tries the new store in handshakes with itself first: seconds, on a machine that is busy.
+            self._admin().incremental_alter_configs([resource], request_timeout=60)[resource].result(90)
 
     # --- the node -----------------------------------------------------------------------------------------------
 

@@ -17,43 +17,13 @@ from harness.audit import Audit, audit_topics
 from harness.broker import Broker
 from harness.consumer import read_topic
 from harness.kafka import Cluster
-from harness.load import Load, streams
+from harness.live import KEPT, RELOADS, ConfigFile, check_across, read_all, reload, reloads
+from harness.load import Load, Stream, streams
 from harness.mosquitto21 import mosquitto21_binary
+from harness.publisher import parse_payload
 from harness.wait import wait_until
 
-RELOADS = "metamorphosis_config_reloads_total"
 APPLIED = "reload: the new settings are in use"
-KEPT = "what was in use before stays in use"
-
-
-class ConfigFile:
-    """The file that config_file names."""
-
-    def __init__(self, path: Path, **options: str | int) -> None:
-        self.path = path
-        self._options: dict[str, str | int] = {}
-        self.change(**options)
-
-    def change(self, **options: str | int | None) -> None:
-        """Give options other values; None takes one away."""
-        merged = self._options | options
-        self._options = {name: value for name, value in merged.items() if value is not None}
-        self.write("".join(f"{name} {value}\n" for name, value in self._options.items()))
-
-    def write(self, text: str) -> None:
-        self.path.write_text(text)
-        self.path.chmod(0o600)
-
-
-def reloads(broker: Broker, result: str) -> float:
-    return broker.health.scrape().get(RELOADS, result=result)
-
-
-def reload(broker: Broker, result: str, timeout: float = 20.0) -> None:
-    """SIGHUP, and wait for what comes of it."""
-    before = reloads(broker, result)
-    broker.reload()
-    broker.health.wait_for(lambda m: m.get(RELOADS, result=result) > before, timeout, f"a reload is {result}")
 
 
 def check(broker: Broker, load: Load, topics: str | list[str], cluster: Cluster, **limits: Any) -> Audit:
@@ -244,6 +214,97 @@ def test_another_cluster(
     # Those there follow each other, and lie between two of those here.
     assert seqs["h"] == sorted(seqs["h"])
     assert seqs["t"] == list(range(seqs["t"][0], seqs["t"][-1] + 1))
+
+
+def _phases(load: Load, broker: Broker, n: int) -> None:
+    """Until n more messages are acknowledged."""
+    target = load.n_acked + n
+    wait_until(lambda: load.n_acked >= target, 20, lambda: f"{n} more are acknowledged\n{broker.logs()}")
+
+
+def test_routes_change_under_load(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, spool: Mapping[str, str]
+) -> None:
+    """Routes come, change and go: each message is in one of the Kafka topics, and each of these has its own in order."""
+    topics = [kafka.new_topic(), kafka.new_topic(), kafka.new_topic()]
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topics[0])
+    broker = make_broker({"config_file": str(file.path), "kafka_workers": 2, **spool}).start()
+    load = Load(broker.port, streams(3, "load", rate=500)).start()
+    routes = [f"load/+/1,load/0/# {topics[1]}", f"load/0/#,load/1/2 {topics[2]}", f"# {topics[1]}", None]
+    for route in [*routes, *reversed(routes[:-1])]:
+        _phases(load, broker, 500)
+        file.change(route=route)
+        reload(broker, "applied")
+    load.finish(20)
+    assert load.n_closed == 0
+    broker.health.wait_drained(30)
+    broker.health.check_ledger_quiet()
+    records = read_all(kafka.bootstrap, topics)
+    assert all(len(found) > 100 for found in records.values())
+    check_across(load, records)
+
+
+def test_what_is_parked_goes_where_the_new_route_leads(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, spool: Mapping[str, str]
+) -> None:
+    """A route leads to a Kafka topic that is not there, and is mended: what had been parked is in the right one, in
+    order, before what came later. The others notice nothing."""
+    others, right = kafka.new_topic(), kafka.new_topic()
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=others)
+    file.change(**{"route": f"b/# {right}-misspelt", "rdkafka.topic.metadata.propagation.max.ms": 500})
+    broker = make_broker({"config_file": str(file.path), "kafka_workers": 2, **spool}).start()
+    load = Load(broker.port, [Stream("a", ["a/1", "a/2"], rate=300), Stream("b", ["b/1", "b/2"], rate=300)]).start()
+    broker.health.wait_for(lambda m: m.get("metamorphosis_parked_messages") > 300, 20, "some are parked")
+    # A change that leaves the routes alone leaves them parked.
+    file.change(kafka_retry_interval=2)
+    reload(broker, "applied")
+    broker.health.wait_for(lambda m: m.get("metamorphosis_parked_messages") > 500, 20, "more are parked")
+    file.change(route=f"b/# {right}")
+    reload(broker, "applied")
+    broker.wait_log("what was parked by earlier routes is dealt with")
+    _phases(load, broker, 500)
+    load.finish(20)
+    assert load.n_closed == 0
+    metrics = broker.health.wait_drained(30)
+    assert metrics.get("metamorphosis_parked_messages") == 0
+    broker.health.check_ledger_quiet()
+    audit_topics(kafka.bootstrap, [others, right], load.books).check(repeated_ids=0, repeated_payloads=0)
+
+
+def test_kills_while_routes_change(
+    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, seconds: Callable[[float, float], float]
+) -> None:
+    """kill -9 around changes of routes with parked messages: nothing is lost, the order holds."""
+    topics = [kafka.new_topic(), kafka.new_topic()]
+    missing = f"{topics[1]}-missing"
+    file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topics[0])
+    file.change(**{"rdkafka.topic.metadata.propagation.max.ms": 300, "kafka_retry_interval": 1})
+    broker = make_broker({"config_file": str(file.path), "kafka_workers": 2, "spool_dir": str(tmp_path / "spool")})
+    load = Load(broker.port, [Stream(f"b{k}", [f"b/{k}/0", f"b/{k}/1"], rate=150) for k in range(2)]).start()
+    routes = [f"b/# {missing}", f"b/0/# {missing}", f"b/# {topics[1]}", f"b/+/1 {missing}"]
+    for _ in range(int(seconds(8, 200))):
+        broker.start()
+        for _ in range(2):
+            file.change(route=random.choice(routes))
+            broker.reload()
+            time.sleep(random.uniform(0.1, 0.8))
+        broker.kill()
+    file.change(route=f"b/# {topics[1]}")
+    broker.start()
+    load.finish(30)
+    broker.health.wait_drained(60)
+    records = read_all(kafka.bootstrap, topics)
+    places: dict[tuple[str, int], str] = {}
+    for topic, found in records.items():
+        last: dict[str, int] = {}
+        for record in found:
+            mqtt_topic, seq = record.mqtt_topic, record.seq
+            assert seq > last.get(mqtt_topic, -1), f"{topic}: {mqtt_topic} {seq} behind {last[mqtt_topic]}"
+            last[mqtt_topic] = seq
+            places[mqtt_topic, parse_payload(record.payload)[1]] = topic
+    for mqtt_topic, book in load.books.items():
+        lost = [n for n in range(book.n_sent) if book.acked[n] and (mqtt_topic, n) not in places]
+        assert not lost, f"{mqtt_topic}: acknowledged and lost: {lost[:10]}"
 
 
 def test_a_storm_of_signals(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
