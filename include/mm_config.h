@@ -177,6 +177,10 @@ const char *mm_finding_line(const struct mm_finding *finding, char *dst, size_t 
 
 #define MM_FINDING_LINE_LEN (MM_LOG_LINE_LEN + 256)
 
+/* Does the Kafka client take this property? False: why has its reason, which may have the value in
+ * it (mm_kafka_judge()). */
+typedef bool (*mm_config_judge_fn)(const char *name, const char *value, char *why, size_t why_len);
+
 /* Where a setting comes from and what hears of mistakes. */
 struct mm_config_source
 {
@@ -187,6 +191,7 @@ struct mm_config_source
     void *getenv_arg;
     mm_config_report_fn report; /* NULL: findings are not told */
     void *report_arg;
+    mm_config_judge_fn judge; /* of rdkafka.<property>; NULL: only their names are judged */
     bool form_only; /* do not look at the files that options name; the config_file is read */
 };
 
@@ -218,6 +223,9 @@ int mm_config_keep_fixed(const struct mm_config *running, struct mm_config *want
  *
  * Thread: any. */
 bool mm_config_has_property(const struct mm_config *config, const char *name);
+
+/* Is a SCRAM mechanism used, by our option or by librdkafka's? Thread: any. */
+bool mm_config_uses_scram(const struct mm_config *config);
 
 /* One file that the settings name, by the option that names it. */
 typedef void (*mm_config_file_fn)(void *arg, const char *option, const char *path);

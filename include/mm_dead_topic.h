@@ -17,6 +17,7 @@
 struct mm_config;
 struct mm_dead_letter;
 struct mm_dead_topic;
+struct mm_gate;
 struct mm_log;
 struct mm_metrics_worker;
 
@@ -25,6 +26,7 @@ struct mm_dead_topic_options
 {
     const struct mm_config *config;    /* dead_letter_topic is set */
     struct mm_metrics_worker *metrics; /* dead_copies and dead_copies_failed are ours */
+    struct mm_gate *gate;              /* of all producers; NULL: none */
     struct mm_log *log;
 };
 

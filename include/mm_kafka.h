@@ -26,8 +26,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct mm_gate;
 struct mm_kafka;
 struct mm_log;
+struct mm_contact_told;
 
 /* What a delivery report means for its record. */
 enum mm_kafka_class {
@@ -62,8 +64,9 @@ struct mm_kafka_options
     bool up;    /* what is known of the connection from the producer before */
     mm_kafka_report_fn on_report;
     void *arg;
-    struct mm_log *log;               /* borrowed */
-    struct mm_log_limit *error_limit; /* borrowed; outlives the producer, as its lines come again */
+    struct mm_log *log;           /* borrowed */
+    struct mm_gate *gate;         /* borrowed; shared by all producers of a process; NULL: none */
+    struct mm_contact_told *told; /* borrowed; outlives the producer; NULL: nothing was told */
 };
 
 /* Make a producer. Connects in the background; never waits for the cluster.
@@ -162,11 +165,21 @@ size_t mm_kafka_max_message(const struct mm_kafka *k);
 /* Connection losses and refused connections since the producer was made. Thread: the owner. */
 uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
 
-/* The last error of the connection in words, "" when there was none since it was up. Valid until
- * the next poll.
+/* The last error of the connection in words (mm_trouble_what()), "" when there was none since it
+ * was up. Valid until the next poll.
  *
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);
+
+/* Does librdkafka take this property with this value, by itself? False: why has the reason, which
+ * may have the value in it. A mm_config_judge_fn. Thread: any. */
+bool mm_kafka_judge(const char *name, const char *value, char *why, size_t why_len);
+
+/* The partition among n_partitions (>= 1) that a producer of these settings chooses for a message;
+ * -1: any, or memory is short. Thread: any. */
+int32_t mm_kafka_partition(const struct mm_config *config,
+                           const struct mm_kafka_message *m,
+                           int32_t n_partitions);
 
 /* The client itself, librdkafka's rd_kafka_t, for tools that ask the cluster what no producer needs
  * to know. Lives as long as the producer. Thread: the owner. */

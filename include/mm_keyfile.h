@@ -31,6 +31,14 @@ int mm_keyfile_check(const char *path, enum mm_keyfile_kind kind, char *why, siz
  * explicit_bzero(). */
 int mm_secret_read(const char *path, char dst[MM_SECRET_LEN], char *why, size_t why_len);
 
+/* Read a file that is not empty, of at most 4 MiB: *len bytes and a NUL behind them, to be given
+ * back by mm_keyfile_unload(), which wipes them and accepts NULL. NULL: it cannot be had, why says
+ * why.
+ *
+ * Thread: any. */
+char *mm_keyfile_load(const char *path, size_t *len, char *why, size_t why_len);
+void mm_keyfile_unload(char *data, size_t len);
+
 /* Does everybody on this machine have a right on the file? False also when that cannot be told.
  *
  * Thread: any. */

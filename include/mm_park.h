@@ -35,6 +35,7 @@
 
 struct mm_config;
 struct mm_dead;
+struct mm_gate;
 struct mm_lanes;
 struct mm_log;
 struct mm_park;
@@ -52,6 +53,7 @@ struct mm_park_options
     struct mm_lanes *lanes;         /* of the settings: mm_lanes_reset() */
     struct mm_metrics *metrics;     /* of the same lanes */
     struct mm_dead *dead;
+    struct mm_gate *gate; /* of all workers; NULL: none */
     struct mm_log *log;
 };
 

@@ -29,6 +29,7 @@
 
 struct mm_config;
 struct mm_dead;
+struct mm_gate;
 struct mm_lanes;
 struct mm_log;
 struct mm_metrics_worker;
@@ -55,6 +56,7 @@ struct mm_worker_options
     struct mm_park *park;  /* NULL: a Kafka topic that is refused is waited for */
     struct mm_metrics_worker *metrics;
     struct mm_dead *dead;
+    struct mm_gate *gate; /* of all workers; NULL: none */
     struct mm_log *log;
 
     /* of a worker that is not of MM_ROLE_MAIN */

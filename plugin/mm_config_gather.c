@@ -169,6 +169,21 @@ static int append_property(struct mm_parser *p, char *name, char *value)
     return 0;
 }
 
+/* What is wrong with a value, by us or by the Kafka client; its words may have the value in them.
+ */
+static void judge_property(struct mm_parser *p, const char *name, const char *value)
+{
+    char why[MM_LOG_LINE_LEN];
+    const char *fault = mm_property_fault(name, value);
+    const mm_config_judge_fn judge = p->source->judge;
+    if (fault == NULL && judge != NULL && !judge(name, value, why, sizeof why)) {
+        fault = mm_property_is_secret(name) ? "the Kafka client does not accept this value" : why;
+    }
+    if (fault != NULL) {
+        mm_config_report(p, MM_LOG_ERROR, "%s: %s", p->subject, fault);
+    }
+}
+
 /* Take one property. No finding shows its value, since that may be a secret. */
 static int add_property(struct mm_parser *p, const char *name, const char *given)
 {
@@ -199,10 +214,7 @@ static int add_property(struct mm_parser *p, const char *name, const char *given
         free(value);
         return MM_ENOMEM;
     }
-    const char *fault = mm_property_fault(name, value);
-    if (fault != NULL) {
-        mm_config_report(p, MM_LOG_ERROR, "%s: %s", p->subject, fault);
-    }
+    judge_property(p, name, value);
     return append_property(p, own_name, value);
 }
 
@@ -257,6 +269,7 @@ static int gather_option(struct mm_parser *p, const struct mm_option *given, str
         return add_property(p, given->name + strlen(MM_PROPERTY_PREFIX), given->value);
     }
     const struct mm_option_def *def = mm_option_find(given->name);
+    const struct mm_option_def *written = def;
     if (def == NULL) {
         if (!report_prefix(p, given->name)) {
             report_unknown(p, given->name);
@@ -279,10 +292,7 @@ static int gather_option(struct mm_parser *p, const struct mm_option *given, str
     if (setting->n_values > 0) {
         return repeat_option(p, def, text);
     }
-    setting->name = def->name;
-    if (strcmp(given->name, def->name) != 0) {
-        setting->name = given->name; /* an alias */
-    }
+    setting->name = written->name; /* the table's, which outlives the file */
     return add_value(setting, text, place);
 }
 

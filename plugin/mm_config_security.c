@@ -21,6 +21,18 @@ bool mm_config_has_property(const struct mm_config *config, const char *name)
     return false;
 }
 
+bool mm_config_uses_scram(const struct mm_config *config)
+{
+    for (size_t i = 0; i < config->n_properties; i++) {
+        if (strncmp(config->properties[i].name, "sasl.mechanism", 14) == 0 &&
+            strncmp(config->properties[i].value, "SCRAM-", 6) == 0) {
+            return true;
+        }
+    }
+    return config->security.mechanism == MM_MECHANISM_SCRAM_SHA_256 ||
+           config->security.mechanism == MM_MECHANISM_SCRAM_SHA_512;
+}
+
 void mm_config_files(const struct mm_config *config, mm_config_file_fn fn, void *arg)
 {
     for (size_t i = 0; i < MM_N_OPTIONS; i++) {

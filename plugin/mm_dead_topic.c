@@ -2,6 +2,7 @@
 
 #include "mm_clock.h"
 #include "mm_config.h"
+#include "mm_contact.h"
 #include "mm_dead.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
@@ -26,12 +27,12 @@
 struct mm_dead_topic
 {
     struct mm_dead_topic_options opts;
-    struct mm_message *message;      /* scratch */
-    struct mm_kafka *kafka;          /* loose; NULL: not needed yet, or failed */
-    uint64_t make_ns;                /* CLOCK_MONOTONIC; not before */
-    struct mm_log_limit limit;       /* of copies */
-    struct mm_log_limit fail_limit;  /* of producers */
-    struct mm_log_limit error_limit; /* lent to the producer */
+    struct mm_message *message;     /* scratch */
+    struct mm_kafka *kafka;         /* loose; NULL: not needed yet, or failed */
+    uint64_t make_ns;               /* CLOCK_MONOTONIC; not before */
+    struct mm_log_limit limit;      /* of copies */
+    struct mm_log_limit fail_limit; /* of producers */
+    struct mm_contact_told told;    /* lent to the producer */
 };
 
 int mm_dead_topic_new(const struct mm_dead_topic_options *opts, struct mm_dead_topic **out)
@@ -102,7 +103,8 @@ static bool ensure_producer(struct mm_dead_topic *t)
         .on_report = on_report,
         .arg = t,
         .log = t->opts.log,
-        .error_limit = &t->error_limit,
+        .gate = t->opts.gate,
+        .told = &t->told,
     };
     char errstr[256];
     if (mm_kafka_new(&opts, &t->kafka, errstr, sizeof errstr) != 0) {

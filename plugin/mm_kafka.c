@@ -1,22 +1,28 @@
 #include "mm_kafka.h"
 
 #include "mm_clock.h"
+#include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_json.h"
 #include "mm_kafka_impl.h"
 #include "mm_log.h"
 
+#include <errno.h>
 #include <librdkafka/rdkafka.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <syslog.h>
 
-/* A connection error is told at most this often; what was held back is counted in the line. */
-#define ERROR_LINE_INTERVAL_NS (30 * UINT64_C(1000000000))
-
+/* So many pages of statistics in a row have to say that the connection is down, or up, before it is
+ * taken for more than a moment's state. */
 #define MIN_DOWN_STATISTICS 3
+#define MIN_UP_STATISTICS 3
+
+/* From this librdkafka on it is not reported as an error that the other side hangs up. */
+#define VERSION_QUIET_HANG_UP 0x020b0000
 
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
@@ -66,13 +72,10 @@ struct mm_kafka
 
     bool loose;
     uint64_t n_out;
-    uint64_t n_errors;
     bool up;
-    bool rejected;   /* see mm_kafka_is_rejected() */
-    uint32_t n_down; /* statistics in a row without a connection */
-    struct mm_log_limit *error_limit;
-    bool quiet;
-    char last_error[256];
+    uint32_t n_up;   /* statistics in a row with a connection */
+    uint32_t n_down; /* and without */
+    struct mm_contact contact;
     const char *last_error_name; /* librdkafka's, static; NULL: there was none yet */
     char fatal_reason[256];
 };
@@ -219,9 +222,61 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     }
     if (delivered) {
         k->up = true;
-        k->last_error[0] = '\0';
+        mm_contact_reached(&k->contact);
     }
     k->on_report(k->arg, &report);
+}
+
+/* How a connection fails that on_connect() did not make. */
+static const char *shut_text(void)
+{
+    return "Operation canceled";
+}
+
+/* Runs on librdkafka's threads, in the place of connect(). Returns an error number; 0 when the
+ * connection is being made. */
+static int on_connect(int fd,
+                      const struct sockaddr *address,
+                      int address_len,
+                      const char *id,
+                      void *opaque)
+{
+    (void)id;
+    struct mm_kafka *k = opaque;
+    if (!mm_contact_may_connect(&k->contact)) {
+        return ECANCELED;
+    }
+    if (connect(fd, address, (socklen_t)address_len) == 0 || errno == EINPROGRESS) {
+        return 0;
+    }
+    return errno;
+}
+
+/* Runs on librdkafka's threads. OpenSSL's own verdict stands; only who hears it can say what was
+ * wrong. */
+static int on_certificate(rd_kafka_t *rk,
+                          const char *broker_name,
+                          int32_t broker_id,
+                          int *x509_error,
+                          int depth,
+                          const char *certificate,
+                          size_t certificate_len,
+                          char *errstr,
+                          size_t errstr_len,
+                          void *opaque)
+{
+    (void)rk;
+    (void)broker_name;
+    (void)broker_id;
+    (void)certificate;
+    (void)certificate_len;
+    struct mm_kafka *k = opaque;
+    if (*x509_error == 0) {
+        return 1;
+    }
+    mm_contact_certificate(&k->contact, *x509_error, depth);
+    snprintf(errstr, errstr_len, "X.509 error %d", *x509_error);
+    return 0;
 }
 
 static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
@@ -233,18 +288,13 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     }
     if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
         k->up = false;
+        mm_contact_down(&k->contact);
         mm_log_write(k->log, MM_LOG_DEBUG, "Kafka: %s", reason);
         return; /* the error of the connection itself, which is told, has the reason */
     }
-    k->n_errors++;
-    k->rejected = err == RD_KAFKA_RESP_ERR__SSL || err == RD_KAFKA_RESP_ERR__AUTHENTICATION;
-    snprintf(k->last_error, sizeof k->last_error, "%s", reason);
-    k->last_error_name = rd_kafka_err2name((rd_kafka_resp_err_t)err);
-    uint64_t n_held = 0;
-    if (mm_log_allowed(k->error_limit, mm_clock_monotonic_ns(), ERROR_LINE_INTERVAL_NS, &n_held)) {
-        mm_log_write(k->log, k->quiet ? MM_LOG_DEBUG : MM_LOG_WARN,
-                     "Kafka: %s (%s; %llu more since the last such line)", reason,
-                     rd_kafka_err2name((rd_kafka_resp_err_t)err), (unsigned long long)n_held);
+    if (strstr(reason, shut_text()) == NULL) {
+        k->last_error_name = rd_kafka_err2name((rd_kafka_resp_err_t)err);
+        mm_contact_error(&k->contact, k->last_error_name, reason);
     }
 }
 
@@ -257,8 +307,9 @@ static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaq
         /* One page without a connection may be an idle one that is just made again. */
         k->n_down = stats.any_broker_up ? 0 : k->n_down + 1;
         k->up = stats.any_broker_up || (k->up && k->n_down < MIN_DOWN_STATISTICS);
-        if (stats.any_broker_up) {
-            k->last_error[0] = '\0';
+        k->n_up = stats.any_broker_up ? k->n_up + 1 : 0;
+        if (k->n_up == MIN_UP_STATISTICS) {
+            mm_contact_reached(&k->contact);
         }
     }
     return 0; /* librdkafka frees the text */
@@ -268,13 +319,54 @@ static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaq
 static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
 {
     struct mm_kafka *k = rd_kafka_opaque(rk);
-    bool told = strcmp(fac, "FAIL") == 0 || strcmp(fac, "ERROR") == 0 || strcmp(fac, "FATAL") == 0;
-    enum mm_log_level ours = level <= LOG_ERR && !told ? MM_LOG_WARN : MM_LOG_DEBUG;
+    static const char *const told[] = {"FAIL", "ERROR", "FATAL", "SSLCERTVRFY", "OIDC"};
+    bool is_told = false;
+    for (size_t i = 0; i < sizeof told / sizeof told[0]; i++) {
+        is_told = is_told || strcmp(fac, told[i]) == 0;
+    }
+    enum mm_log_level ours = level <= LOG_ERR && !is_told ? MM_LOG_WARN : MM_LOG_DEBUG;
     mm_log_write(k->log, ours, "librdkafka: %s: %s", fac, buf);
+    if (strcmp(fac, "FAIL") == 0 && (level == LOG_WARNING || level == LOG_INFO) &&
+        rd_kafka_version() >= VERSION_QUIET_HANG_UP) {
+        const char *text = strncmp(buf, "[thrd:", 6) == 0 ? strstr(buf, "]: ") : NULL;
+        mm_contact_hang_up(&k->contact, text != NULL ? text + 3 : buf);
+    }
 }
 
 /* --- making -------------------------------------------------------------------------------------
  */
+
+/* What the client was really told, whether by our options or by librdkafka's names. */
+static void start_contact(struct mm_kafka *k,
+                          const rd_kafka_conf_t *conf,
+                          const struct mm_kafka_options *opts)
+{
+    char protocol[32];
+    char mechanism[32];
+    char user[256];
+    char cert[8]; /* whether there is one */
+    mm_kafka_property(conf, "security.protocol", protocol, sizeof protocol);
+    mm_kafka_property(conf, "sasl.mechanisms", mechanism, sizeof mechanism);
+    mm_kafka_property(conf, "sasl.username", user, sizeof user);
+    size_t cert_len = sizeof cert;
+    const bool has_cert =
+        rd_kafka_conf_get(conf, "ssl.certificate.location", NULL, &cert_len) == RD_KAFKA_CONF_OK &&
+        cert_len > 1;
+    const struct mm_contact_options contact = {
+        .context = {.tls = strstr(protocol, "ssl") != NULL,
+                    .sasl = strstr(protocol, "sasl") != NULL,
+                    .mechanism = mechanism,
+                    .user = user,
+                    .has_cert = has_cert,
+                    .client_version = rd_kafka_version()},
+        .cert_file = opts->config->security.tls_cert_file,
+        .told = opts->told,
+        .gate = opts->gate,
+        .log = opts->log,
+        .quiet = opts->quiet,
+    };
+    mm_contact_init(&k->contact, &contact);
+}
 
 int mm_kafka_new(const struct mm_kafka_options *opts,
                  struct mm_kafka **out,
@@ -285,6 +377,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     struct mm_kafka *k = calloc(1, sizeof *k);
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     int err = MM_ENOMEM;
+    bool in_contact = false;
     if (k == NULL || conf == NULL) {
         snprintf(errstr, errstr_len, "%s", mm_strerror(err));
         goto fail;
@@ -292,20 +385,24 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->on_report = opts->on_report;
     k->arg = opts->arg;
     k->log = opts->log;
-    k->error_limit = opts->error_limit;
-    k->quiet = opts->quiet;
     k->loose = opts->loose;
     k->up = opts->up;
     err = mm_kafka_configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
         goto fail;
     }
+    start_contact(k, conf, opts);
+    in_contact = true;
     k->partitioner = mm_kafka_partitioner(conf);
     rd_kafka_conf_set_opaque(conf, k);
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_stats_cb(conf, on_statistics);
     rd_kafka_conf_set_log_cb(conf, on_log);
+    if (opts->gate != NULL) {
+        rd_kafka_conf_set_connect_cb(conf, on_connect);
+    }
+    (void)rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate); /* it may have no TLS */
 
     char reason[256];
     k->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, reason, sizeof reason);
@@ -321,6 +418,9 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
 fail:
     if (conf != NULL) {
         rd_kafka_conf_destroy(conf);
+    }
+    if (in_contact) {
+        mm_contact_fini(&k->contact);
     }
     free(k);
     return err;
@@ -502,6 +602,7 @@ int mm_kafka_produce(struct mm_kafka *k,
 void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
 {
     rd_kafka_poll(k->rk, (int)timeout_ms);
+    mm_contact_poll(&k->contact);
 }
 
 void mm_kafka_take_back(struct mm_kafka *k)
@@ -541,6 +642,7 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
         free(t);
         t = next;
     }
+    mm_contact_fini(&k->contact);
     free(k);
 }
 
@@ -603,7 +705,7 @@ bool mm_kafka_failed(struct mm_kafka *k, const char **error, const char **reason
 
 bool mm_kafka_is_rejected(const struct mm_kafka *k)
 {
-    return k->rejected;
+    return mm_trouble_needs_mending(k->contact.trouble);
 }
 
 bool mm_kafka_up(const struct mm_kafka *k)
@@ -623,12 +725,12 @@ size_t mm_kafka_max_message(const struct mm_kafka *k)
 
 uint64_t mm_kafka_n_errors(const struct mm_kafka *k)
 {
-    return k->n_errors;
+    return k->contact.n_errors;
 }
 
 const char *mm_kafka_last_error(const struct mm_kafka *k)
 {
-    return k->last_error;
+    return k->contact.last_error;
 }
 
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k)

@@ -55,9 +55,30 @@ static const struct setting settings[] = {
     {"socket.timeout.ms", "30000"},
     {"batch.size", "524288"},
     {"topic.metadata.refresh.interval.ms", "10000"},
-    {"log.connection.close", "false"}, /* an idle connection that is closed is no failure */
+    /* Else librdkafka puts messages without a key where it likes, and does not ask on_partition().
+     */
+    {"sticky.partitioning.linger.ms", "0"},
+    /* A listener that speaks another protocol says so by nothing but hanging up. That an idle
+     * connection is closed is still not told. */
+    {"log.connection.close", "true"},
     {"statistics.interval.ms", "1000"},
 };
+
+bool mm_kafka_judge(const char *name, const char *value, char *why, size_t why_len)
+{
+    char reason[256] = "";
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    if (conf == NULL) {
+        return true; /* the producer will tell */
+    }
+    const bool taken =
+        rd_kafka_conf_set(conf, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK;
+    rd_kafka_conf_destroy(conf);
+    snprintf(why, why_len, "%s (librdkafka %s)",
+             reason[0] != '\0' ? reason : "the Kafka client does not accept this value",
+             rd_kafka_version_str());
+    return taken;
+}
 
 /* Set a property for the user's setting `subject`, "option kafka_tls_ca_file". */
 static int set(struct build *b, const char *subject, const char *name, const char *value)
@@ -426,6 +447,36 @@ mm_kafka_partitioner_fn mm_kafka_partitioner(const rd_kafka_conf_t *conf)
         }
     }
     return partitioners[0].function;
+}
+
+int32_t mm_kafka_partition(const struct mm_config *config,
+                           const struct mm_kafka_message *m,
+                           int32_t n_partitions)
+{
+    char errstr[256];
+    char name[64];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    struct build b = {
+        .conf = conf, .config = config, .errstr = errstr, .errstr_len = sizeof errstr};
+    if (conf == NULL) {
+        return -1;
+    }
+    (void)set_batching(&b);
+    for (size_t i = 0; i < config->n_properties; i++) {
+        if (strcmp(config->properties[i].name, "partitioner") == 0) {
+            (void)set_own(&b, "partitioner", config->properties[i].value);
+        }
+    }
+    mm_kafka_partitioner_fn partitioner = mm_kafka_partitioner(conf);
+    mm_kafka_property(conf, "partitioner", name, sizeof name);
+    rd_kafka_conf_destroy(conf);
+    const size_t len = m->key != NULL ? m->key_len : m->spread_len;
+    if (len == 0 && strstr(name, "_random") != NULL) {
+        return -1; /* these ask the client which partitions are well */
+    }
+    return m->key != NULL
+               ? partitioner(NULL, m->key, m->key_len, n_partitions, NULL, NULL)
+               : partitioner(NULL, m->spread, m->spread_len, INT32_MAX, NULL, NULL) % n_partitions;
 }
 
 void mm_kafka_explain_new(const struct mm_config *config,

@@ -151,6 +151,22 @@ static int check(const struct content *c, enum mm_keyfile_kind kind, char *why, 
     return 0;
 }
 
+char *mm_keyfile_load(const char *path, size_t *len, char *why, size_t why_len)
+{
+    struct content c;
+    if (load(path, &c, why, why_len) != 0) {
+        return NULL;
+    }
+    *len = c.len;
+    return c.data;
+}
+
+void mm_keyfile_unload(char *data, size_t len)
+{
+    struct content c = {data, len};
+    wipe(&c);
+}
+
 int mm_keyfile_check(const char *path, enum mm_keyfile_kind kind, char *why, size_t why_len)
 {
     struct content c;

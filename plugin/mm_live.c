@@ -84,7 +84,6 @@ struct mm_live
     uint64_t retry_ns;  /* when they are tried again */
     uint64_t retry_s;   /* the last pause before that */
     struct retired *retired;
-    struct mm_log_limit error_limit; /* lent to the producers */
     struct mm_log_limit resume_limit;
 };
 
@@ -246,6 +245,7 @@ static struct mm_config *check(struct mm_live *l)
         .getenv_arg = l->opts.getenv_arg,
         .report = report,
         .report_arg = l,
+        .judge = mm_kafka_judge,
     };
     struct mm_config *wanted;
     int err = mm_config_new(&source, &wanted);
@@ -319,7 +319,6 @@ static enum proof prove(struct mm_live *l,
         .loose = true,
         .quiet = true,
         .log = l->opts.log,
-        .error_limit = &l->error_limit,
     };
     struct mm_kafka *kafka;
     if (mm_kafka_new(&opts, &kafka, why, why_len) != 0) {

@@ -531,6 +531,7 @@ static void start_worker(struct mm_park *p,
         .park = p,
         .metrics = mm_metrics_park(p->opts.metrics, shelf->lane),
         .dead = p->opts.dead,
+        .gate = p->opts.gate,
         .log = p->opts.log,
     };
     char errstr[256];

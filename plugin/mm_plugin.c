@@ -21,6 +21,7 @@
 #include "mm_route.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
+#include "mm_trouble.h"
 #include "mm_version.h"
 
 #include <inttypes.h>
@@ -402,6 +403,7 @@ static int read_config(struct mm *mm, const struct mosquitto_opt *opts, int n_op
         .n_options = (size_t)n_opts,
         .getenv = read_environment,
         .report = report_finding,
+        .judge = mm_kafka_judge,
     };
     int err = mm_config_new(&source, &mm->first_config);
     mm->config = mm->first_config;
@@ -694,6 +696,18 @@ EXPORT int mosquitto_plugin_version(int supported_version_count, const int *supp
     return -1;
 }
 
+static void tell_fault(void *arg, const char *line)
+{
+    mm_log_write(arg, MM_LOG_WARN, "%s", line);
+}
+
+/* The librdkafka that runs may be older than what Kafka needs. */
+static void tell_client_faults(struct mm *mm)
+{
+    mm_trouble_client_faults(mm_kafka_version_number(), mm_config_uses_scram(mm->config),
+                             tell_fault, mm->log);
+}
+
 EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
                                  void **userdata,
                                  struct mosquitto_opt *options,
@@ -732,6 +746,7 @@ EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier,
         stop_all(mm, 0);
         return fail(text);
     }
+    tell_client_faults(mm);
     mm_config_describe(mm->config, text, sizeof text);
     mosquitto_log_printf(MOSQ_LOG_INFO, "metamorphosis: version %s, librdkafka %s: %s", MM_VERSION,
                          mm_kafka_version(), text);

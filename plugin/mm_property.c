@@ -26,6 +26,9 @@ static const struct
      "the plugin sets it: a message is tried until Kafka has it"},
     {{"enable.gapless.guarantee"}, "the plugin sets it: without it a failure may break the order"},
     {{"queuing.strategy"}, "the order must be first in, first out"},
+    {{"sticky.partitioning.linger.ms"},
+     "the plugin sets it: the messages of an MQTT topic stay in one partition, with a key or "
+     "without"},
     {{"test.*", "ut_*"}, "this is for tests of librdkafka itself: messages would go nowhere"},
     {{"topic.blacklist"}, "no message must be kept away from its topic"},
     {{"transactional.id"}, "the plugin does not use transactions"},

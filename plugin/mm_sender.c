@@ -3,6 +3,7 @@
 #include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_error.h"
+#include "mm_gate.h"
 #include "mm_lanes.h"
 #include "mm_metrics.h"
 #include "mm_park.h"
@@ -17,12 +18,23 @@
 struct mm_sender
 {
     struct mm_sender_options opts;
+    struct mm_gate gate; /* of all producers */
     struct mm_park *park;
     bool new_routes;    /* since it came to rest */
     bool rerouted;      /* ... and what is parked is old now */
     uint32_t n_workers; /* that are started */
     struct mm_worker *workers[MM_CONFIG_WORKERS_MAX];
 };
+
+/* A refused password is tried again after kafka_retry_interval, then after longer and longer. */
+#define GATE_MAX_MS (60U * 1000)
+
+static void init_gate(struct mm_sender *s, const struct mm_config *config)
+{
+    const uint32_t first_ms = config->kafka_retry_interval_s * 1000;
+    const uint32_t max_ms = first_ms > GATE_MAX_MS / 8 ? GATE_MAX_MS : first_ms * 8;
+    mm_gate_init(&s->gate, first_ms, max_ms);
+}
 
 /* --- start --------------------------------------------------------------------------------------
  */
@@ -36,6 +48,7 @@ static int open_park(struct mm_sender *s, char *errstr, size_t errstr_len)
         .lanes = s->opts.lanes,
         .metrics = s->opts.metrics,
         .dead = s->opts.dead,
+        .gate = &s->gate,
         .log = s->opts.log,
     };
     return mm_park_open(&opts, &s->park, errstr, errstr_len);
@@ -53,6 +66,7 @@ int mm_sender_new(const struct mm_sender_options *opts,
         return MM_ENOMEM;
     }
     s->opts = *opts;
+    init_gate(s, opts->config);
     int err = mm_lanes_reset(opts->lanes, opts->config);
     if (err == 0) {
         err = open_park(s, errstr, errstr_len);
@@ -75,6 +89,7 @@ static int start_worker(struct mm_sender *s, uint32_t k, char *errstr, size_t er
         .park = s->park,
         .metrics = mm_metrics_worker(s->opts.metrics, k),
         .dead = s->opts.dead,
+        .gate = &s->gate,
         .log = s->opts.log,
     };
     return mm_worker_start(&opts, &s->workers[k], errstr, errstr_len);
@@ -203,6 +218,7 @@ int mm_sender_resume(struct mm_sender *s,
     if (err != 0) {
         return err;
     }
+    init_gate(s, config); /* what was refused may be mended */
     struct mm_worker_change what = {.config = config, .new_routes = s->new_routes};
     err = resume_all(s, &what, errstr, errstr_len);
     if (err == 0) {

@@ -2,6 +2,7 @@
 
 #include "mm_clock.h"
 #include "mm_config.h"
+#include "mm_contact.h"
 #include "mm_dead.h"
 #include "mm_dead_topic.h"
 #include "mm_error.h"
@@ -15,6 +16,7 @@
 #include "mm_record.h"
 #include "mm_route.h"
 #include "mm_spool.h"
+#include "mm_trouble.h"
 #include "mm_window.h"
 
 #include <errno.h>
@@ -171,7 +173,7 @@ struct mm_worker
     struct mm_log_limit read_limit;
     struct mm_log_limit drop_limit;
     struct mm_log_limit fail_limit;
-    struct mm_log_limit error_limit; /* lent to the producers */
+    struct mm_contact_told told; /* lent to the producers */
 };
 
 /* --- small things -------------------------------------------------------------------------------
@@ -499,12 +501,13 @@ static void refuse_topic(struct mm_worker *w,
     }
     atomic_store_explicit(&w->last_error, r->error, memory_order_relaxed);
     atomic_store_explicit(&w->m->refusal, r->error, memory_order_relaxed);
+    const char *hint = mm_trouble_hint(r->error);
     uint64_t n_held = 0;
     if (mm_log_allowed(&w->park_limit, w->now_ns, LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
-                     "Kafka topic %s refuses messages: %s (%s); they wait in the spool and are "
+                     "Kafka topic %s refuses messages: %s (%s%s%s); they wait in the spool and are "
                      "tried again every %u s%s%s",
-                     kafka_topic_of(w, e), r->error, r->reason,
+                     kafka_topic_of(w, e), r->error, r->reason, hint[0] != '\0' ? ": " : "", hint,
                      w->opts.config->kafka_retry_interval_s,
                      w->opts.role == MM_ROLE_LANE ? " and more" : "",
                      alone ? "; other Kafka topics go on" : "");
@@ -1035,7 +1038,8 @@ static int make_producer(struct mm_worker *w,
         .on_report = on_report,
         .arg = w,
         .log = w->opts.log,
-        .error_limit = &w->error_limit,
+        .gate = w->opts.gate,
+        .told = &w->told,
     };
     unblock_all(w);
     return mm_kafka_new(&opts, out, errstr, errstr_len);
@@ -1110,14 +1114,15 @@ static bool log_failure(struct mm_worker *w, struct mm_kafka *kafka)
     if (kafka == NULL || !mm_kafka_failed(kafka, &error, &reason, &strict)) {
         return false;
     }
+    const char *hint = mm_trouble_hint(error);
     uint64_t n_held = 0;
     if (strict) {
         mm_log_write(w->opts.log, MM_LOG_DEBUG, "%s: %s", w->name, reason);
     } else if (mm_log_allowed(&w->fail_limit, w->now_ns, SECOND_NS, &n_held)) {
         mm_log_write(w->opts.log, MM_LOG_WARN,
-                     "%s: the Kafka producer stopped (%s: %s); a new one goes on at the "
+                     "%s: the Kafka producer stopped (%s: %s%s%s); a new one goes on at the "
                      "oldest message that is not delivered, %" PRIu64 " are in flight",
-                     w->name, error, reason, w->n_in_flight);
+                     w->name, error, reason, hint[0] != '\0' ? ": " : "", hint, w->n_in_flight);
     }
     return !strict;
 }
@@ -1708,6 +1713,7 @@ static int make_dead_topic(struct mm_worker *w, char *errstr, size_t errstr_len)
     struct mm_dead_topic_options opts = {
         .config = w->opts.config,
         .metrics = w->m,
+        .gate = w->opts.gate,
         .log = w->opts.log,
     };
     if (opts.config->dead_letter_topic == NULL) {

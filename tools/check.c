@@ -150,8 +150,8 @@ static void check_all(const struct args *args, struct findings *f)
     struct settings s;
     if (settings_load(args->file, &args->settings, f, &s)) {
         check_broker(&s, f);
-        check_client(&s, args->settings.form_only, f);
         if (!args->settings.form_only) {
+            check_client(&s, f);
             check_machine(&s, broker_user(args, &s), f);
             check_tls(&s, f);
         }

@@ -31,8 +31,9 @@ void check_machine(const struct settings *s, const char *user, struct findings *
  * settings for it. */
 void check_tls(const struct settings *s, struct findings *f);
 
-/* What the Kafka client says of each setting that it gets. form_only: it shall open no file. */
-void check_client(const struct settings *s, bool form_only, struct findings *f);
+/* What the Kafka client says of the settings that it gets, together. It opens the files that they
+ * name. */
+void check_client(const struct settings *s, struct findings *f);
 
 /* Ask Kafka: is it there, does it let us in, are the Kafka topics there and may they be written?
  * Waits timeout_ms at most for each answer. produce_test: write one record to each Kafka topic. */

@@ -1,5 +1,5 @@
-/* What librdkafka says of its settings: each property by itself, so that none hides another, then
- * all of them together in a producer that is given no address. */
+/* What librdkafka says of its settings together, in a producer that is given no address. Of each by
+ * itself the parser has asked it. */
 #include "check.h"
 
 #include "mm_error.h"
@@ -7,25 +7,7 @@
 #include "mm_property.h"
 #include "mm_text.h"
 
-#include <librdkafka/rdkafka.h>
 #include <string.h>
-
-/* Its words may hold the value, which is not for everybody when it is a secret. */
-static void check_property(const struct mm_config_property *property, struct findings *f)
-{
-    char reason[256] = "";
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    if (conf != NULL && rd_kafka_conf_set(conf, property->name, property->value, reason,
-                                          sizeof reason) != RD_KAFKA_CONF_OK) {
-        const bool secret = mm_property_is_secret(property->name);
-        findings_add(
-            f, MM_LOG_ERROR, property->place, "option " MM_PROPERTY_PREFIX "%s: %s", property->name,
-            secret || reason[0] == '\0' ? "the Kafka client does not accept this value" : reason);
-    }
-    if (conf != NULL) {
-        rd_kafka_conf_destroy(conf);
-    }
-}
 
 static void ignore_report(void *arg, const struct mm_kafka_report *report)
 {
@@ -68,17 +50,10 @@ static void check_together(const struct settings *s,
     mm_kafka_close(kafka, 0);
 }
 
-void check_client(const struct settings *s, bool form_only, struct findings *f)
+void check_client(const struct settings *s, struct findings *f)
 {
     const struct mm_config *config = settings_best(s);
-    if (config == NULL) {
-        return;
-    }
-    const size_t n_errors = f->n_errors;
-    for (size_t i = 0; i < config->n_properties; i++) {
-        check_property(&config->properties[i], f);
-    }
-    if (f->n_errors == n_errors && !form_only) {
+    if (config != NULL) {
         check_together(s, config, f);
     }
 }

@@ -1,13 +1,11 @@
-/* What Kafka says, asked by a client with the plugin's own settings.
- *
- * The questions are asked by a consumer made of the producer's settings: a producer that asks for a
- * Kafka topic makes Kafka create it. */
+/* What Kafka says of the settings (--connect). */
 #include "check.h"
+#include "kafka_ask.h"
 #include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
 #include "mm_route.h"
-#include "mm_text.h"
+#include "mm_template.h"
 
 #include <librdkafka/rdkafka.h>
 #include <stdlib.h>
@@ -27,114 +25,13 @@ struct topic
 
 struct asker
 {
-    const struct mm_config *config;
+    struct kafka_ask ask;
     struct findings *f;
-    uint32_t timeout_ms;
-    struct mm_kafka *producer;
-    rd_kafka_t *rk;
-    rd_kafka_queue_t *queue;
-    rd_kafka_resp_err_t fatal; /* why no waiting helps: 0 while some may */
-    char last_error[256];
     struct topic *topics;
     size_t n_topics;
     bool rights_told;  /* that they cannot be asked for */
     bool configs_told; /* that we may not see the settings of topics */
 };
-
-/* --- the connection ----------------------------------------------------------------------------
- */
-
-static void ignore_report(void *arg, const struct mm_kafka_report *report)
-{
-    (void)arg;
-    (void)report;
-}
-
-static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
-{
-    (void)rk;
-    struct asker *a = opaque;
-    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
-        return; /* says less than what came before it */
-    }
-    snprintf(a->last_error, sizeof a->last_error, "%s", reason);
-    if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL) {
-        a->fatal = (rd_kafka_resp_err_t)err;
-    }
-}
-
-static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
-{
-    (void)rk;
-    (void)level;
-    (void)fac;
-    (void)buf;
-}
-
-/* Make both clients. False: told why not. */
-static bool open_clients(struct asker *a)
-{
-    char errstr[MM_LOG_LINE_LEN];
-    const struct mm_kafka_options opts = {.config = a->config, .on_report = ignore_report};
-    if (mm_kafka_new(&opts, &a->producer, errstr, sizeof errstr) != 0) {
-        return false; /* check_client() has told it */
-    }
-    rd_kafka_conf_t *conf = rd_kafka_conf_dup(rd_kafka_conf(mm_kafka_client(a->producer)));
-    rd_kafka_conf_set_opaque(conf, a);
-    rd_kafka_conf_set_error_cb(conf, on_error);
-    rd_kafka_conf_set_log_cb(conf, on_log);
-    rd_kafka_conf_set_stats_cb(conf, NULL);
-    rd_kafka_conf_set_dr_msg_cb(conf, NULL);
-    a->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);
-    if (a->rk == NULL) {
-        rd_kafka_conf_destroy(conf);
-        findings_add(a->f, MM_LOG_ERROR, findings_nowhere, "Kafka cannot be asked: %s", errstr);
-        return false;
-    }
-    a->queue = rd_kafka_queue_new(a->rk);
-    return a->queue != NULL;
-}
-
-static void close_clients(struct asker *a)
-{
-    if (a->queue != NULL) {
-        rd_kafka_queue_destroy(a->queue);
-    }
-    if (a->rk != NULL) {
-        rd_kafka_destroy(a->rk);
-    }
-    mm_kafka_close(a->producer, 1000);
-}
-
-/* Wait until the cluster answers. False: told why it did not. */
-static bool wait_for_cluster(struct asker *a)
-{
-    const struct rd_kafka_metadata *md = NULL;
-    const uint64_t end_ns = mm_clock_monotonic_ns() + a->timeout_ms * UINT64_C(1000000);
-    while (a->fatal == 0 && mm_clock_monotonic_ns() < end_ns) {
-        const rd_kafka_resp_err_t err = rd_kafka_metadata(a->rk, 0, NULL, &md, 250);
-        rd_kafka_poll(a->rk, 50);
-        if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-            rd_kafka_metadata_destroy(md);
-            return true;
-        }
-    }
-    const struct mm_place place = findings_nowhere;
-    char shown[MM_LOG_LINE_LEN / 2];
-    mm_printable(a->last_error, strlen(a->last_error), shown, sizeof shown);
-    if (a->fatal == RD_KAFKA_RESP_ERR__AUTHENTICATION) {
-        findings_add(a->f, MM_LOG_ERROR, place, "Kafka at %s does not let us in: %s",
-                     a->config->kafka_bootstrap, shown);
-    } else if (a->fatal == RD_KAFKA_RESP_ERR__SSL) {
-        findings_add(a->f, MM_LOG_ERROR, place, "no TLS with Kafka at %s: %s",
-                     a->config->kafka_bootstrap, shown);
-    } else {
-        findings_add(a->f, MM_LOG_ERROR, place, "Kafka at %s was not reached within %u s: %s",
-                     a->config->kafka_bootstrap, a->timeout_ms / 1000,
-                     shown[0] != '\0' ? shown : "it did not answer");
-    }
-    return false;
-}
 
 /* --- the topics --------------------------------------------------------------------------------
  */
@@ -152,7 +49,7 @@ static void add_topic(struct asker *a, const char *name, const char *option, str
 
 static bool list_topics(struct asker *a, const struct settings *s)
 {
-    const struct mm_config *config = a->config;
+    const struct mm_config *config = a->ask.config;
     a->topics = calloc(config->n_routes + 3, sizeof *a->topics);
     if (a->topics == NULL) {
         findings_add(a->f, MM_LOG_ERROR, findings_nowhere, "%s", mm_strerror(MM_ENOMEM));
@@ -160,8 +57,15 @@ static bool list_topics(struct asker *a, const struct settings *s)
     }
     add_topic(a, config->kafka_topic, "kafka_topic", settings_place(s, "kafka_topic"));
     for (size_t i = 0; i < config->n_routes; i++) {
-        add_topic(a, mm_route_kafka_topic(config, config->routes[i].lane), "route",
-                  config->routes[i].place);
+        const struct mm_config_route *route = &config->routes[i];
+        if (route->lane == MM_ROUTE_LANE_DERIVED) {
+            findings_add(a->f, MM_LOG_INFO, route->place,
+                         "option route: which Kafka topics \"%s\" becomes is known when messages "
+                         "come: Kafka is not asked for them",
+                         mm_template_text(route->kafka_topic));
+        } else {
+            add_topic(a, mm_route_kafka_topic(config, route->lane), "route", route->place);
+        }
     }
     if (config->dead_letter_topic != NULL) {
         add_topic(a, config->dead_letter_topic, "dead_letter_topic",
@@ -172,19 +76,6 @@ static bool list_topics(struct asker *a, const struct settings *s)
                   settings_place(s, "kafka_test_topic"));
     }
     return true;
-}
-
-/* The answer to the admin question that was sent last, for the caller to destroy; NULL: none came
- * in time. */
-static rd_kafka_event_t *wait_for_answer(struct asker *a)
-{
-    const uint64_t end_ns = mm_clock_monotonic_ns() + a->timeout_ms * UINT64_C(1000000);
-    rd_kafka_event_t *event = NULL;
-    while (event == NULL && mm_clock_monotonic_ns() < end_ns) {
-        event = rd_kafka_queue_poll(a->queue, 100);
-        rd_kafka_poll(a->rk, 0);
-    }
-    return event;
 }
 
 /* The settings of a topic or a broker: hands each to visit(). Returns the error of the answer. */
@@ -200,9 +91,9 @@ static rd_kafka_resp_err_t read_settings(struct asker *a,
     if (wanted == NULL) {
         return RD_KAFKA_RESP_ERR__INVALID_ARG;
     }
-    rd_kafka_DescribeConfigs(a->rk, &wanted, 1, NULL, a->queue);
+    rd_kafka_DescribeConfigs(a->ask.rk, &wanted, 1, NULL, a->ask.queue);
     rd_kafka_ConfigResource_destroy(wanted);
-    rd_kafka_event_t *event = wait_for_answer(a);
+    rd_kafka_event_t *event = kafka_ask_answer(&a->ask);
     if (event == NULL) {
         return RD_KAFKA_RESP_ERR__TIMED_OUT;
     }
@@ -284,7 +175,7 @@ static void check_topic_settings(struct asker *a, const struct topic *topic, int
     struct topic_settings found = {0, 0};
     const rd_kafka_resp_err_t err =
         read_settings(a, RD_KAFKA_RESOURCE_TOPIC, topic->name, find_topic_settings, &found);
-    const uint64_t most = mm_kafka_max_message(a->producer);
+    const uint64_t most = mm_kafka_max_message(a->ask.producer);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR && !a->configs_told) {
         a->configs_told = true;
         findings_add(a->f, MM_LOG_INFO, findings_nowhere,
@@ -337,13 +228,13 @@ static void check_right(struct asker *a, const struct topic *topic)
     const char *names[] = {topic->name};
     rd_kafka_TopicCollection_t *wanted = rd_kafka_TopicCollection_of_topic_names(names, 1);
     rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(a->rk, RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        rd_kafka_AdminOptions_new(a->ask.rk, RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
     rd_kafka_error_t *error = rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
     bool known = false;
     bool may = false;
     if (error == NULL) {
-        rd_kafka_DescribeTopics(a->rk, wanted, options, a->queue);
-        rd_kafka_event_t *event = wait_for_answer(a);
+        rd_kafka_DescribeTopics(a->ask.rk, wanted, options, a->ask.queue);
+        rd_kafka_event_t *event = kafka_ask_answer(&a->ask);
         if (event != NULL && rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR_NO_ERROR) {
             size_t n = 0;
             const rd_kafka_TopicDescription_t **found = rd_kafka_DescribeTopics_result_topics(
@@ -420,22 +311,15 @@ static void judge_topic(struct asker *a,
 static void ask_topic(struct asker *a, struct topic *topic, bool test)
 {
     const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_topic_t *rkt = rd_kafka_topic_new(a->rk, topic->name, NULL);
-    rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__FAIL;
-    if (rkt != NULL) {
-        err = rd_kafka_metadata(a->rk, 0, rkt, &md, (int)a->timeout_ms);
-        rd_kafka_topic_destroy(rkt);
-    }
-    if (err != RD_KAFKA_RESP_ERR_NO_ERROR || md->topic_cnt != 1) {
+    const rd_kafka_resp_err_t err = kafka_ask_topic(&a->ask, topic->name, &md);
+    if (md == NULL) {
         findings_add(a->f, MM_LOG_ERROR, topic->place,
                      "option %s: Kafka says nothing of the Kafka topic \"%s\": %s", topic->option,
                      topic->name, rd_kafka_err2str(err));
-    } else {
-        judge_topic(a, topic, md, test);
+        return;
     }
-    if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        rd_kafka_metadata_destroy(md);
-    }
+    judge_topic(a, topic, md, test);
+    rd_kafka_metadata_destroy(md);
 }
 
 /* --- a record ----------------------------------------------------------------------------------
@@ -471,7 +355,7 @@ static void produce_one(struct asker *a, struct mm_kafka *kafka, const struct to
         .tag = &outcome,
     };
     const int err = mm_kafka_produce(kafka, &message, &outcome.report);
-    const uint64_t end_ns = mm_clock_monotonic_ns() + a->timeout_ms * UINT64_C(1000000);
+    const uint64_t end_ns = mm_clock_monotonic_ns() + a->ask.timeout_ms * UINT64_C(1000000);
     outcome.is_out = err == 0;
     while (outcome.is_out && mm_clock_monotonic_ns() < end_ns) {
         mm_kafka_poll(kafka, 50);
@@ -479,7 +363,7 @@ static void produce_one(struct asker *a, struct mm_kafka *kafka, const struct to
     if (outcome.is_out || (err != 0 && err != MM_EKAFKA)) {
         findings_add(a->f, MM_LOG_ERROR, topic->place,
                      "option %s: a record for the Kafka topic \"%s\" was not stored within %u s",
-                     topic->option, topic->name, a->timeout_ms / 1000);
+                     topic->option, topic->name, a->ask.timeout_ms / 1000);
         mm_kafka_close(kafka, 0); /* outcome must not be reported to later */
         return;
     }
@@ -500,7 +384,7 @@ static void produce_tests(struct asker *a)
 {
     for (size_t i = 0; i < a->n_topics; i++) {
         const struct mm_kafka_options opts = {
-            .config = a->config, .loose = true, .on_report = take_report};
+            .config = a->ask.config, .loose = true, .on_report = take_report};
         struct mm_kafka *kafka = NULL;
         char errstr[MM_LOG_LINE_LEN];
         if (a->topics[i].exists && mm_kafka_new(&opts, &kafka, errstr, sizeof errstr) == 0) {
@@ -514,8 +398,11 @@ void check_kafka(const struct settings *s,
                  bool produce_test,
                  struct findings *f)
 {
-    struct asker a = {.config = s->config, .f = f, .timeout_ms = timeout_ms};
-    if (open_clients(&a) && wait_for_cluster(&a) && list_topics(&a, s)) {
+    struct asker a = {.f = f};
+    char why[MM_LOG_LINE_LEN];
+    if (!kafka_ask_open(&a.ask, s->config, timeout_ms, why, sizeof why)) {
+        findings_add(f, MM_LOG_ERROR, findings_nowhere, "%s", why);
+    } else if (list_topics(&a, s)) {
         for (size_t i = 0; i < a.n_topics; i++) {
             ask_topic(&a, &a.topics[i], produce_test);
         }
@@ -524,5 +411,5 @@ void check_kafka(const struct settings *s,
         }
     }
     free(a.topics);
-    close_clients(&a);
+    kafka_ask_close(&a.ask);
 }

@@ -7,6 +7,7 @@
 #include "mm_kafka.h"
 #include "mm_version.h"
 #include "mock_kafka.h"
+#include "route.h"
 #include "spool.h"
 
 #include <stdbool.h>
@@ -57,6 +58,9 @@ static const struct command commands[] = {
      "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
      run_mock_kafka, false, NULL},
     {"options", "", "print the option reference (Markdown)", run_options, false, NULL},
+    {"route", ROUTE_USAGE,
+     "what becomes of a message: route, Kafka topic, key, partition, headers, size", run_route,
+     false, route_help},
     {"spool", SPOOL_USAGE,
      "the directory of a spool, in use or not, or a copy of it: list its files, show how it is,\n"
      "      read every byte, show records, send them to Kafka again, mend what is damaged",

@@ -1,5 +1,6 @@
 #include "redrive.h"
 
+#include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
@@ -65,7 +66,7 @@ struct redriver
     struct mm_log *log;
     struct redriven *redriven;
     struct mm_kafka *kafka;
-    struct mm_log_limit error_limit;
+    struct mm_contact_told told;
 
     struct parcel *first; /* in the order of the log */
     struct parcel *last;
@@ -382,7 +383,7 @@ static bool make_producer(struct redriver *rd)
         .on_report = on_report,
         .arg = rd,
         .log = rd->log,
-        .error_limit = &rd->error_limit,
+        .told = &rd->told,
     };
     /* The client's threads inherit the mask: signals are for this thread. */
     sigset_t all;

@@ -1,6 +1,7 @@
 #include "settings.h"
 
 #include "mm_error.h"
+#include "mm_kafka.h"
 #include "mm_text.h"
 #include "text_file.h"
 
@@ -99,6 +100,7 @@ static void make(const char *as_given,
         .getenv = opts->environment ? read_environment : NULL,
         .report = findings_report,
         .report_arg = findings,
+        .judge = mm_kafka_judge,
         .form_only = opts->form_only,
     };
     const int err = mm_config_new(&source, &s->config);

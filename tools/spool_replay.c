@@ -12,6 +12,7 @@
 #include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
+#include "mm_contact.h"
 #include "spool_args.h"
 
 #include <inttypes.h>
@@ -70,7 +71,7 @@ struct replay
     struct mm_log *log;
     struct mm_kafka *kafka;
     bool single; /* what kafka is */
-    struct mm_log_limit error_limit;
+    struct mm_contact_told told;
     struct progress progress;
 
     struct mm_inspect *in; /* the log that is read */
@@ -348,7 +349,7 @@ static bool make_producer(struct replay *r, bool single)
                                     .on_report = on_report,
                                     .arg = r,
                                     .log = r->log,
-                                    .error_limit = &r->error_limit};
+                                    .told = &r->told};
     /* The client's threads inherit the mask: signals are for this thread. */
     sigset_t all;
     sigset_t before;

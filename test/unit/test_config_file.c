@@ -223,7 +223,7 @@ static void test_mistakes_have_their_line(void **state)
         "line 4: option kafka_topic: \"\" is not valid: expected 1 to 249 of the characters a-z, "
         "A-Z, 0-9, '.', '_' and '-', but not '.' or '..' alone",
         "line 10: option route: \"a/#\" is not valid: it has no Kafka topic; expected <filters> "
-        "<kafka topic>",
+        "<kafka topic> [key=<key>] [format=<format>] [headers=<headers>]",
         "line 2: option kafka_workers: \"99x\" is not valid: expected a whole number from 1 to 64",
     };
     for (size_t i = 0; i < LEN_OF(rests); i++) {
@@ -419,6 +419,41 @@ static void test_colliding_route_has_its_line(void **state)
                    "Kafka's metrics have '_' for '.', so that the two names are one there");
 }
 
+/* Takes nothing but "x 1", and says the value. */
+static bool judge(const char *name, const char *value, char *why, size_t why_len)
+{
+    snprintf(why, why_len, "no \"%s\" for %s", value, name);
+    return strcmp(name, "x") == 0 && strcmp(value, "1") == 0;
+}
+
+/* Every property that is not taken is told, with its line and beside other mistakes; the words that
+ * were found for a secret are not. One that we refuse ourselves is not asked for. */
+static void test_judge_of_properties(void **state)
+{
+    struct bench *b = *state;
+    static const char text[] =
+        "rdkafka.x 1\nrdkafka.y 2\nkafka_workers 0\nrdkafka.sasl.password p\n"
+        "rdkafka.acks 1\nrdkafka.z \n";
+    const struct mm_option option = {"config_file", b->path};
+    const struct mm_config_source source = {
+        .options = &option,
+        .n_options = 1,
+        .report = take_finding,
+        .report_arg = b,
+        .judge = judge,
+    };
+    write_bytes(b, text, strlen(text));
+    struct mm_config *config = NULL;
+    assert_int_equal(mm_config_new(&source, &config), MM_EINVAL);
+    assert_int_equal(b->n_lines, 5);
+    expect_finding(b, 0, MM_LOG_ERROR, "line 2: option rdkafka.y: no \"2\" for y");
+    expect_finding(b, 1, MM_LOG_ERROR,
+                   "line 4: option rdkafka.sasl.password: the Kafka client does not accept this "
+                   "value");
+    expect_finding(b, 3, MM_LOG_ERROR,
+                   "line 6: option rdkafka.z: \"\" is not valid: expected a value of librdkafka");
+}
+
 /* The same options and another file: what a reload does. */
 static void test_again(void **state)
 {
@@ -498,6 +533,7 @@ int main(void)
         TEST(readable_secret),
         TEST(places_of_the_source),
         TEST(colliding_route_has_its_line),
+        TEST(judge_of_properties),
         TEST(again),
         TEST(every_fixed_option),
     };

@@ -1,0 +1,413 @@
+#include "route.h"
+
+#include "kafka_ask.h"
+#include "mm_clock.h"
+#include "mm_error.h"
+#include "mm_filter.h"
+#include "mm_lanes.h"
+#include "mm_record.h"
+#include "mm_route.h"
+#include "mm_text.h"
+#include "route_args.h"
+#include "text_file.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char route_help[] =
+    "Shows what becomes of a message by the settings in FILE, a mosquitto.conf or a config_file:\n"
+    "whether it is taken, by which route, to which Kafka topic, with which key, headers and size,\n"
+    "and to which partition. The same code as in the plugin decides. Nothing is sent.\n"
+    "\n"
+    "  --config FILE           what the settings are in\n"
+    "  --topic TOPIC           the MQTT topic\n"
+    "  --client-id ID, --username NAME, --qos N, --retain\n"
+    "                          of the publish; QoS 0 if nothing else is said\n"
+    "  --payload FILE          what the payload is in; else it is empty\n"
+    "  --user-property NAME=VALUE, --content-type T, --response-topic T, --correlation-data D\n"
+    "                          properties of MQTT 5; the first may be given several times\n"
+    "  --partitions N          how many partitions the Kafka topic has\n"
+    "  --connect               ask Kafka for that; --timeout S seconds for each answer (10)\n"
+    "  --config-file, --mosquitto-conf, --plugin NAME, --env\n"
+    "                          as with check-config\n"
+    "  --json                  one object\n"
+    "\n"
+    "Exit codes: 0 it goes to a Kafka topic, 1 it does not, or FILE has mistakes, 2 wrong use.\n";
+
+enum route_option {
+    OPT_CONFIG = 256,
+    OPT_TOPIC,
+    OPT_CLIENT_ID,
+    OPT_USERNAME,
+    OPT_QOS,
+    OPT_RETAIN,
+    OPT_PAYLOAD,
+    OPT_USER_PROPERTY,
+    OPT_CONTENT_TYPE,
+    OPT_RESPONSE_TOPIC,
+    OPT_CORRELATION_DATA,
+    OPT_PARTITIONS,
+    OPT_CONNECT,
+    OPT_TIMEOUT,
+    OPT_JSON,
+    OPT_CONFIG_FILE,
+    OPT_MOSQUITTO_CONF,
+    OPT_PLUGIN,
+    OPT_ENV,
+};
+
+/* --- arguments ----------------------------------------------------------------------------------
+ */
+
+/* MQTT's own limit of a text. */
+#define TEXT_MAX_LEN ((size_t)UINT16_MAX)
+
+static uint8_t *grow_props(struct route_args *args, size_t len)
+{
+    uint8_t *props = realloc(args->props, args->props_len + MM_PROP_HEADER_LEN + len);
+    if (props != NULL) {
+        args->props = props;
+        props += args->props_len;
+        args->props_len += MM_PROP_HEADER_LEN + len;
+    }
+    return props;
+}
+
+static bool add_text(struct route_args *args, enum mm_record_tag tag, const char *text)
+{
+    const size_t len = strlen(text);
+    uint8_t *dst = len <= TEXT_MAX_LEN ? grow_props(args, len) : NULL;
+    if (dst == NULL) {
+        return false;
+    }
+    (void)mm_prop_put(dst, (uint16_t)tag, text, (uint32_t)len);
+    return true;
+}
+
+/* "name=value" */
+static bool add_user_property(struct route_args *args, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    if (equals == NULL || (size_t)(equals - text) > TEXT_MAX_LEN ||
+        strlen(equals + 1) > TEXT_MAX_LEN) {
+        return false;
+    }
+    const size_t name_len = (size_t)(equals - text);
+    const size_t value_len = strlen(equals + 1);
+    const size_t len = 2 + name_len + value_len;
+    uint8_t *dst = grow_props(args, len);
+    if (dst == NULL) {
+        return false;
+    }
+    dst = mm_prop_put_header(dst, MM_TAG_USER_PROPERTY, (uint32_t)len);
+    dst[0] = (uint8_t)(name_len & 0xFF);
+    dst[1] = (uint8_t)(name_len >> 8);
+    memcpy(dst + 2, text, name_len);
+    memcpy(dst + 2 + name_len, equals + 1, value_len);
+    return true;
+}
+
+static bool read_number(const char *text, uint32_t min, uint32_t max, uint32_t *out)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long n = strtoul(text, &end, 10);
+    *out = (uint32_t)n;
+    return errno == 0 && mm_is_digit(text[0]) && *end == '\0' && n >= min && n <= max;
+}
+
+/* Where the settings are, and how they are read. */
+static bool take_settings_option(int option, struct route_args *args)
+{
+    switch (option) {
+        case OPT_CONFIG:
+            args->file = optarg;
+            return true;
+        case OPT_CONFIG_FILE:
+            args->settings.form = SETTINGS_CONFIG_FILE;
+            return true;
+        case OPT_MOSQUITTO_CONF:
+            args->settings.form = SETTINGS_MOSQUITTO_CONF;
+            return true;
+        case OPT_PLUGIN:
+            args->settings.plugin = optarg;
+            return true;
+        case OPT_ENV:
+            args->settings.environment = true;
+            return true;
+        case OPT_PARTITIONS:
+            return read_number(optarg, 1, INT32_MAX, &args->n_partitions);
+        case OPT_CONNECT:
+            args->connect = true;
+            return true;
+        case OPT_TIMEOUT:
+            return read_number(optarg, 1, 600, &args->timeout_s);
+        case OPT_JSON:
+            args->json = true;
+            return true;
+        default:
+            return false; /* getopt has said why */
+    }
+}
+
+static bool take_option(int option, struct route_args *args)
+{
+    switch (option) {
+        case OPT_TOPIC:
+            args->topic = optarg;
+            return true;
+        case OPT_CLIENT_ID:
+            return add_text(args, MM_TAG_CLIENT_ID, optarg);
+        case OPT_USERNAME:
+            return add_text(args, MM_TAG_USERNAME, optarg);
+        case OPT_QOS:
+            return read_number(optarg, 0, 2, &args->qos);
+        case OPT_RETAIN:
+            args->retain = true;
+            return true;
+        case OPT_PAYLOAD:
+            args->payload_file = optarg;
+            return true;
+        case OPT_USER_PROPERTY:
+            return add_user_property(args, optarg);
+        case OPT_CONTENT_TYPE:
+            return add_text(args, MM_TAG_CONTENT_TYPE, optarg);
+        case OPT_RESPONSE_TOPIC:
+            return add_text(args, MM_TAG_RESPONSE_TOPIC, optarg);
+        case OPT_CORRELATION_DATA:
+            return add_text(args, MM_TAG_CORRELATION_DATA, optarg);
+        default:
+            return take_settings_option(option, args);
+    }
+}
+
+/* Could a client publish to it? */
+static bool is_mqtt_topic(const char *topic)
+{
+    const size_t len = strlen(topic);
+    return len > 0 && len <= TEXT_MAX_LEN && strpbrk(topic, "+#") == NULL &&
+           mm_utf8_valid(topic, len);
+}
+
+static bool read_args(int argc, char **argv, struct route_args *args)
+{
+    static const struct option options[] = {
+        {"config", required_argument, NULL, OPT_CONFIG},
+        {"topic", required_argument, NULL, OPT_TOPIC},
+        {"client-id", required_argument, NULL, OPT_CLIENT_ID},
+        {"username", required_argument, NULL, OPT_USERNAME},
+        {"qos", required_argument, NULL, OPT_QOS},
+        {"retain", no_argument, NULL, OPT_RETAIN},
+        {"payload", required_argument, NULL, OPT_PAYLOAD},
+        {"user-property", required_argument, NULL, OPT_USER_PROPERTY},
+        {"content-type", required_argument, NULL, OPT_CONTENT_TYPE},
+        {"response-topic", required_argument, NULL, OPT_RESPONSE_TOPIC},
+        {"correlation-data", required_argument, NULL, OPT_CORRELATION_DATA},
+        {"partitions", required_argument, NULL, OPT_PARTITIONS},
+        {"connect", no_argument, NULL, OPT_CONNECT},
+        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"json", no_argument, NULL, OPT_JSON},
+        {"config-file", no_argument, NULL, OPT_CONFIG_FILE},
+        {"mosquitto-conf", no_argument, NULL, OPT_MOSQUITTO_CONF},
+        {"plugin", required_argument, NULL, OPT_PLUGIN},
+        {"env", no_argument, NULL, OPT_ENV},
+        {NULL, 0, NULL, 0},
+    };
+    *args = (struct route_args){.timeout_s = 10};
+    optind = 0; /* the GNU way to begin anew */
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (!take_option(option, args)) {
+            return false;
+        }
+    }
+    if (args->topic != NULL && !is_mqtt_topic(args->topic)) {
+        fputs(
+            "metamorphosis: no client can publish to such a topic: expected 1 to 65535 bytes of "
+            "UTF-8 without + and #\n",
+            stderr);
+        return false;
+    }
+    args->settings.form_only = !args->connect;
+    return args->file != NULL && args->topic != NULL && optind == argc &&
+           (args->n_partitions == 0 || !args->connect);
+}
+
+/* --- the way ------------------------------------------------------------------------------------
+ */
+
+/* Ask Kafka how many partitions the topic has. False: told why not. */
+static bool ask_partitions(const struct route_args *args, struct route_result *result)
+{
+    struct kafka_ask ask;
+    char why[MM_LOG_LINE_LEN];
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__FAIL;
+    bool ok = kafka_ask_open(&ask, result->config, args->timeout_s * 1000, why, sizeof why);
+    if (ok) {
+        err = kafka_ask_topic(&ask, result->way.kafka_topic, &md);
+        err = md != NULL ? md->topics[0].err : err;
+        ok = md != NULL && err == RD_KAFKA_RESP_ERR_NO_ERROR;
+        snprintf(why, sizeof why, "Kafka topic \"%s\": %s", result->way.kafka_topic,
+                 rd_kafka_err2str(err));
+    }
+    if (ok) {
+        result->n_partitions = (uint32_t)md->topics[0].partition_cnt;
+    } else {
+        fprintf(stderr, "metamorphosis: %s\n", why);
+    }
+    if (md != NULL) {
+        rd_kafka_metadata_destroy(md);
+    }
+    kafka_ask_close(&ask);
+    return ok;
+}
+
+static void find_way(const struct route_args *args,
+                     const struct settings *s,
+                     struct mm_lanes *lanes,
+                     const struct mm_record *rec,
+                     struct route_result *result)
+{
+    const struct mm_config *config = s->config;
+    result->taken = mm_filter_set_match(config->filters, rec->topic, rec->topic_len);
+    if (!result->taken) {
+        return;
+    }
+    mm_message_route(config, lanes, rec, &result->way);
+    const struct mm_config_route *route = result->way.route;
+    if (route == &config->default_route) {
+        result->place = settings_place(s, "kafka_topic");
+    } else {
+        result->route = (size_t)(route - config->routes) + 1;
+        result->place = route->place;
+    }
+    if (result->place.file != NULL && strcmp(result->place.file, s->path) == 0) {
+        result->place.file = args->file; /* as the user calls it */
+    }
+    result->size = mm_message_size(config, route, rec);
+    result->too_large = result->size > config->max_message_bytes;
+}
+
+/* Make the Kafka message and choose its partition. False: told why not. */
+static bool make_message(const struct route_args *args,
+                         const struct mm_record *rec,
+                         struct mm_message *memory,
+                         struct route_result *result)
+{
+    static const char id[] = ROUTE_ID;
+    const struct mm_message_source source = {
+        .rec = rec, .id = id, .id_len = sizeof id - 1, .now_ms = rec->time_ms};
+    if (mm_message_make(memory, result->config, result->way.route, &source, &result->message) !=
+        0) {
+        fprintf(stderr, "metamorphosis: %s\n", mm_strerror(MM_ENOMEM));
+        return false;
+    }
+    if (args->connect && !ask_partitions(args, result)) {
+        return false;
+    }
+    if (result->n_partitions > 0) {
+        result->partition =
+            mm_kafka_partition(result->config, &result->message, (int32_t)result->n_partitions);
+    }
+    return true;
+}
+
+/* Find out all, and print it. Returns the exit code. */
+static int show(const struct route_args *args,
+                const struct settings *s,
+                const struct mm_record *rec,
+                struct mm_lanes *lanes,
+                struct mm_message *memory)
+{
+    struct route_result result = {
+        .config = s->config, .n_partitions = args->n_partitions, .partition = -1};
+    find_way(args, s, lanes, rec, &result);
+    if (result.taken && result.way.error == NULL && !make_message(args, rec, memory, &result)) {
+        return 1;
+    }
+    if (args->json) {
+        route_print_json(args, &result);
+    } else {
+        route_print(args, &result);
+    }
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("metamorphosis: standard output");
+        return 1;
+    }
+    return result.taken && result.way.error == NULL && !result.too_large ? 0 : 1;
+}
+
+static int show_with_memory(const struct route_args *args,
+                            const struct settings *s,
+                            const struct mm_record *rec)
+{
+    struct mm_lanes *lanes = NULL;
+    struct mm_message *memory = NULL;
+    int code = 1;
+    if (mm_lanes_new(&lanes) != 0 || mm_lanes_reset(lanes, s->config) != 0 ||
+        mm_message_new(&memory) != 0) {
+        fprintf(stderr, "metamorphosis: %s\n", mm_strerror(MM_ENOMEM));
+    } else {
+        code = show(args, s, rec, lanes, memory);
+    }
+    mm_message_free(memory);
+    mm_lanes_free(lanes);
+    return code;
+}
+
+static int run(const struct route_args *args, const struct settings *s)
+{
+    size_t len = 0;
+    const char *why = "";
+    char *payload = NULL;
+    if (args->payload_file != NULL) {
+        payload = text_file_read(args->payload_file, &len, &why);
+        if (payload == NULL) {
+            fprintf(stderr, "metamorphosis: %s: %s\n", args->payload_file, why);
+            return 1;
+        }
+    }
+    const size_t topic_len = strlen(args->topic);
+    const struct mm_record rec = {
+        .seq = 1,
+        .time_ms = mm_clock_realtime_ms(),
+        .topic_hash = mm_topic_hash(args->topic, topic_len),
+        .flags = (uint8_t)(args->qos | (args->retain ? MM_RECORD_RETAIN : 0)),
+        .type = MM_RECORD_MESSAGE,
+        .topic_len = (uint16_t)topic_len,
+        .payload_len = (uint32_t)len,
+        .props_len = (uint32_t)args->props_len,
+        .topic = args->topic,
+        .payload = payload,
+        .props = args->props,
+    };
+    const int code = show_with_memory(args, s, &rec);
+    free(payload);
+    return code;
+}
+
+int run_route(int argc, char **argv)
+{
+    struct route_args args;
+    if (!read_args(argc, argv, &args)) {
+        free(args.props);
+        return 2;
+    }
+    struct findings f = {0};
+    struct settings s;
+    int code = 1;
+    (void)settings_load(args.file, &args.settings, &f, &s);
+    findings_sort(&f);
+    if (f.n_errors > 0 || s.config == NULL) {
+        findings_print(&f, stderr);
+    } else {
+        code = run(&args, &s);
+    }
+    findings_free(&f);
+    settings_free(&s);
+    free(args.props);
+    return code;
+}
