@@ -249,10 +249,8 @@ struct first_page
     uint64_t file_size; /* bytes */
 };
 
-/* Errors: MM_EAGAIN, there is no such file, or it is no file; MM_EIO, the disk does not give it,
- * also not after some seconds; MM_ENOMEM, it could not be opened, for a reason that is not its own.
- */
-static int read_first_page(struct mm_spool *s, uint64_t file, struct first_page *page)
+/* Errors: as read_first_page(), of one look. */
+static int try_first_page(struct mm_spool *s, uint64_t file, struct first_page *page)
 {
     struct stat st;
     int fd = mm_segment_open(s->dir, file, false);
@@ -266,16 +264,23 @@ static int read_first_page(struct mm_spool *s, uint64_t file, struct first_page 
     if (err == 0 && !S_ISREG(st.st_mode)) {
         err = MM_EAGAIN;
     }
-    for (int n = 0; err == 0; n++) {
+    if (err == 0) {
         page->file_size = (uint64_t)st.st_size;
         err = mm_segment_read(fd, 0, page->bytes, sizeof page->bytes, &page->len);
-        if (err == 0 || n == FIRST_PAGE_TRIES) {
-            break;
-        }
-        err = 0;
-        usleep(SCAN_PAUSE_US);
     }
     close(fd);
+    return err;
+}
+
+/* Errors: MM_EAGAIN, there is no such file, or it is no file; MM_EIO, the disk does not give it,
+ * also not after some seconds; MM_ENOMEM, it could not be opened, for a reason that is not its own.
+ */
+static int read_first_page(struct mm_spool *s, uint64_t file, struct first_page *page)
+{
+    int err;
+    for (int n = 0; (err = try_first_page(s, file, page)) == MM_EIO && n < FIRST_PAGE_TRIES; n++) {
+        usleep(SCAN_PAUSE_US);
+    }
     return err;
 }
 

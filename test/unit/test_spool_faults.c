@@ -118,6 +118,22 @@ ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset)
     return __real_pread(fd, dst, len, offset);
 }
 
+int __wrap_fstat(int fd, struct stat *st);
+int __real_fstat(int fd, struct stat *st);
+
+/* How many looks at segment files the disk still refuses. */
+static int n_blind_looks;
+
+int __wrap_fstat(int fd, struct stat *st)
+{
+    if (n_blind_looks > 0 && is_file(fd, ".seg")) {
+        n_blind_looks--;
+        errno = EIO;
+        return -1;
+    }
+    return __real_fstat(fd, st);
+}
+
 /* Time passes as quickly as the log waits. */
 int __wrap_usleep(useconds_t us)
 {
@@ -718,6 +734,22 @@ static void test_a_first_page_that_cannot_be_read(void **state)
     mm_spool_close(s);
 }
 
+/* What the disk does not give at once is not set aside for that. */
+static void test_a_first_page_that_comes_later(void **state)
+{
+    (void)state;
+    for (uint64_t file = 1; file <= 3; file++) {
+        put_segment(file, 1, file);
+    }
+    n_blind_looks = 3;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    assert_int_equal(n_blind_looks, 0);
+    assert_int_equal(mm_spool_found(s)->n_bad_files, 0);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 3);
+    mm_spool_close(s);
+}
+
 /* But a disk that gives nothing is not emptied into bad/. */
 static void test_no_first_page_can_be_read(void **state)
 {
@@ -1070,6 +1102,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_impossible_numbers_are_set_aside, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_what_is_no_file_is_set_aside, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_first_page_that_comes_later, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_first_page_that_cannot_be_read, make_directory,
                                         remove_directory),
