@@ -136,6 +136,7 @@ struct mm_config
     char *kafka_topic_allow;    /* patterns, separated by ','; NULL: none */
     bool spool_all_properties;  /* also what no route needs now */
     unsigned stored;            /* what of a message is stored: enum mm_headers_field */
+    bool tells_wait;            /* a header tells how long a message has waited */
     struct mm_format *format;   /* of json_topic_name and json_content_name */
     uint32_t max_message_bytes; /* of a Kafka message */
     enum mm_when_too_large when_too_large;

@@ -31,6 +31,9 @@
  * the partition is to be warmed anew; well before that. */
 #define WARM_NS (600 * UINT64_C(1000000000))
 
+/* Of Kafka topics by their names. */
+#define N_BUCKETS 512
+
 struct partition
 {
     uint64_t acked_ns; /* CLOCK_MONOTONIC of the last acknowledgement; 0: none */
@@ -62,7 +65,7 @@ struct topic
 struct mm_kafka
 {
     rd_kafka_t *rk;
-    struct topic *topics;
+    struct topic *topics[N_BUCKETS]; /* by name */
     mm_kafka_partitioner_fn partitioner;
 
     mm_kafka_report_fn on_report;
@@ -473,20 +476,31 @@ static struct topic *new_topic(struct mm_kafka *k, const char *name)
     return topic;
 }
 
+/* FNV-1a. */
+static uint32_t hash_name(const char *name)
+{
+    uint32_t hash = 0x811C9DC5U;
+    for (; *name != '\0'; name++) {
+        hash = (hash ^ (unsigned char)*name) * 0x01000193U;
+    }
+    return hash;
+}
+
 /* The topic of this name, from those kept or made now. NULL: not now. Topics are kept as long as
- * the producer: their number is that of the settings, and librdkafka may still hold one that was
+ * the producer: the settings limit their number, and librdkafka may still hold one that was
  * given back, with our pointer in it. */
 static struct topic *get_topic(struct mm_kafka *k, const char *name)
 {
-    for (struct topic *t = k->topics; t != NULL; t = t->next) {
+    struct topic **first = &k->topics[hash_name(name) % N_BUCKETS];
+    for (struct topic *t = *first; t != NULL; t = t->next) {
         if (strcmp(rd_kafka_topic_name(t->handle), name) == 0) {
             return t;
         }
     }
     struct topic *topic = new_topic(k, name);
     if (topic != NULL) {
-        topic->next = k->topics;
-        k->topics = topic;
+        topic->next = *first;
+        *first = topic;
     }
     return topic;
 }
@@ -631,16 +645,20 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
     if (k->n_out > 0) {
         poll_until_empty(k, 1000, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     }
-    for (struct topic *t = k->topics; t != NULL; t = t->next) {
-        rd_kafka_topic_destroy(t->handle);
+    for (size_t i = 0; i < N_BUCKETS; i++) {
+        for (struct topic *t = k->topics[i]; t != NULL; t = t->next) {
+            rd_kafka_topic_destroy(t->handle);
+        }
     }
     rd_kafka_destroy(k->rk);
     /* Only now: the client may call on_partition() until it has ended. */
-    for (struct topic *t = k->topics; t != NULL;) {
-        struct topic *next = t->next;
-        free(t->partitions);
-        free(t);
-        t = next;
+    for (size_t i = 0; i < N_BUCKETS; i++) {
+        for (struct topic *t = k->topics[i]; t != NULL;) {
+            struct topic *next = t->next;
+            free(t->partitions);
+            free(t);
+            t = next;
+        }
     }
     mm_contact_fini(&k->contact);
     free(k);

@@ -405,7 +405,6 @@ static const struct mm_option_def defs[] = {
     {
         .name = "max_message_bytes", .quiet = true, .fallback = "1048588", .type = MM_TYPE_SIZE,
         FIELD(max_message_bytes), .min = 1000, .max = 1000000000,
-        .properties = {"message.max.bytes"},
         .meaning = "How large a Kafka message may be, with key and headers. Kafka has a limit of "
                    "its own for each Kafka topic, `max.message.bytes`, with the same default.",
     },

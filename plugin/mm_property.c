@@ -14,6 +14,7 @@ static const struct
     const char *reason;
 } refusals[] = {
     {{"bootstrap.servers", "metadata.broker.list"}, "use kafka_broker"},
+    {{"message.max.bytes"}, "use max_message_bytes"},
 
     {{"message.timeout.ms", "delivery.timeout.ms"},
      "a message must not expire: it is tried until Kafka has it"},

@@ -547,11 +547,19 @@ static unsigned needs(const struct mm_config_route *route)
     return fields;
 }
 
-static void set_stored(struct mm_config *config)
+static bool tells_wait(const struct mm_config_route *route)
+{
+    return (mm_headers_fields(route->headers) & MM_HEADERS_TIME) != 0;
+}
+
+/* What the routes need together. */
+static void set_needs(struct mm_config *config)
 {
     config->stored = needs(&config->default_route);
+    config->tells_wait = tells_wait(&config->default_route);
     for (size_t i = 0; i < config->n_routes; i++) {
         config->stored |= needs(&config->routes[i]);
+        config->tells_wait = config->tells_wait || tells_wait(&config->routes[i]);
     }
     if (config->spool_all_properties) {
         config->stored |= MM_HEADERS_CLIENT_ID | MM_HEADERS_USERNAME | MM_HEADERS_CONTENT_TYPE |
@@ -572,7 +580,7 @@ int mm_route_finish(struct mm_config *config)
         err = unite_filters(config);
     }
     if (err == 0) {
-        set_stored(config);
+        set_needs(config);
     }
     return err;
 }

@@ -1242,6 +1242,15 @@ static bool deep_idle(const struct mm_worker *w)
     return w->n_in_flight == 0 && w->win.n_held == 0 && w->now_ns - w->busy_ns > DEEP_AFTER_NS;
 }
 
+/* Records to send now, at most. One at a time while a topic is tried; and where a header tells how
+ * long a record has waited, while Kafka is not reached: the time in the Kafka client is not in it.
+ */
+static uint32_t to_send(const struct mm_worker *w)
+{
+    bool one = w->probing || (w->opts.config->tells_wait && !w->up);
+    return !one ? SEND_BATCH : w->n_in_flight == 0 ? 1 : 0;
+}
+
 static uint32_t step_running(struct mm_worker *w)
 {
     if (!release(w)) {
@@ -1250,7 +1259,7 @@ static uint32_t step_running(struct mm_worker *w)
     if (!w->test_sent) {
         send_test_message(w);
     }
-    uint32_t n = !w->probing ? SEND_BATCH : w->n_in_flight == 0 ? 1 : 0;
+    uint32_t n = to_send(w);
     bool blocked;
     struct mm_spool_pos before;
     struct mm_spool_pos after;
@@ -1264,7 +1273,7 @@ static uint32_t step_running(struct mm_worker *w)
         /* Records of other shards count too: whoever slept now would be woken for each of them. */
         w->busy_ns = w->now_ns;
     }
-    if (blocked || w->probing) {
+    if (blocked || n < SEND_BATCH) {
         /* drop_oldest needs us to let go of records soon after it is asked for. */
         bool hurry = w->opts.config->when_full == MM_WHEN_FULL_DROP_OLDEST;
         return hurry ? IDLE_POLL_MS : FULL_POLL_MS;

@@ -52,19 +52,39 @@ static void check_topics(const struct mm_config *config)
     }
 }
 
-/* What a route takes is carried. */
+/* The first route that takes a message, by asking each. */
+static const struct mm_config_route *find(const struct mm_config *config, const char *topic)
+{
+    for (size_t i = 0; i < config->n_routes; i++) {
+        struct mm_filter_set *filters = NULL;
+        char errstr[128];
+        check(mm_filter_set_new(config->routes[i].mqtt_filters, &filters, errstr, sizeof errstr) ==
+              0);
+        bool taken = mm_filter_set_match(filters, topic, strlen(topic));
+        mm_filter_set_free(filters);
+        if (taken) {
+            return &config->routes[i];
+        }
+    }
+    return &config->default_route;
+}
+
+/* What a route takes is carried, and goes to a Kafka topic of its own, or one that is confined. */
 static void check_routes(const struct mm_config *config)
 {
     static const char *const topics[] = {"a", "a/b", "$a/b", "/", "b"};
     for (size_t k = 0; k < sizeof topics / sizeof topics[0]; k++) {
         const size_t len = strlen(topics[k]);
-        bool taken = false;
-        for (size_t i = 0; i < config->n_routes; i++) {
-            taken = taken || mm_filter_set_match(config->routes[i].filters, topics[k], len);
+        const struct mm_config_route *route = mm_route_find(config, topics[k], len);
+        check(route == find(config, topics[k]));
+        check(route == &config->default_route ||
+              mm_filter_set_match(config->filters, topics[k], len));
+        check(route->headers != NULL);
+        if (route->lane == MM_ROUTE_LANE_DERIVED) {
+            check(config->kafka_topic_allow != NULL);
+        } else {
+            check(route->lane < mm_route_n_lanes(config));
         }
-        const uint32_t lane = mm_route_lane(config, topics[k], len);
-        check(lane < mm_route_n_lanes(config) && (lane == 0 || taken));
-        check(!taken || mm_filter_set_match(config->filters, topics[k], len));
     }
 }
 

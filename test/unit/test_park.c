@@ -824,9 +824,114 @@ static void test_older_logs_come_before_younger_ones(void **state)
     remove_all(place.dir);
 }
 
+/* --- Kafka topics that a template makes ----------------------------------------------------------
+ */
+
+#define N_MADE 40
+
+static struct rig *template_rig(void)
+{
+    static char names[N_MADE][16];
+    struct rig *g = rig_new(1);
+    rig_option(g, "route", "t/# t.${topic[1]} format=raw");
+    rig_option(g, "kafka_topic_allow", "t.*");
+    rig_option(g, "kafka_topics_max", "42");
+    rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
+    for (int i = 0; i < N_MADE; i++) {
+        snprintf(names[i], sizeof names[i], "t.%d", i);
+        rig_topic(g, names[i]);
+    }
+    return g;
+}
+
+static void publish_round(struct rig *g, uint32_t n)
+{
+    for (int i = 0; i < N_MADE; i++) {
+        char topic[16];
+        snprintf(topic, sizeof topic, "t/%d", i);
+        rig_publish_to(g, topic, n);
+    }
+    rig_publish_to(g, "else", n);
+}
+
+static void refuse_all(struct rig *g, rd_kafka_resp_err_t err)
+{
+    for (int i = 0; i < N_MADE; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t.%d", i);
+        rig_refuse(g, name, err);
+    }
+}
+
+/* More of them are refused than may be tried at the same time: kafka_topic goes on; and when they
+ * are granted all is delivered, each MQTT topic in order. */
+static void test_many_made_topics_are_parked(void **state)
+{
+    (void)state;
+    assert_true(N_MADE > 2 * MM_PARK_TRIES_MAX);
+    struct rig *g = template_rig();
+    refuse_all(g, MISSING);
+    rig_start(g);
+    publish_round(g, 3);
+    assert_true(rig_wait_delivered(g, 3, 30000));
+    uint64_t end = now_ms() + 20000;
+    while (rig_figures(g).parked < (uint64_t)3 * N_MADE && now_ms() < end) {
+        sleep_ms(5);
+    }
+    assert_int_equal(rig_figures(g).parked, 3 * N_MADE);
+    assert_int_equal(mm_lanes_n(g->lanes), N_MADE + 1);
+    publish_round(g, 1);
+    assert_true(rig_wait_delivered(g, 4, 10000));
+    refuse_all(g, GRANTED);
+    assert_true(rig_wait_empty(g, 60000));
+    for (int i = 0; i < N_MADE; i++) {
+        char name[16];
+        char key[16];
+        snprintf(name, sizeof name, "t.%d", i);
+        snprintf(key, sizeof key, "t/%d", i);
+        check_topic(g, name, 4, key);
+    }
+    assert_int_equal(rig_figures(g).delivered, 4 * (N_MADE + 1));
+    rig_stop_workers(g, 1000);
+    rig_close(g);
+    rig_free(g);
+}
+
+/* What no route gives a Kafka topic becomes a dead letter at once, and holds up nothing. */
+static void test_refused_names_are_dead_letters(void **state)
+{
+    (void)state;
+    struct rig *g = template_rig();
+    rig_start(g);
+    publish_round(g, 1);
+    rig_publish_to(g, "t/a.b", 2);
+    rig_publish_to(g, "t/a_b", 2);
+    rig_publish_to(g, "t/one-more", 2);
+    publish_round(g, 1);
+    assert_true(rig_wait_empty(g, 20000));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.dead_lettered, 4);
+    assert_int_equal(shot.delivered, 2 * (N_MADE + 1) + 2);
+    assert_int_equal(
+        mm_counter_get(&mm_metrics_worker(g->metrics, 0)->dead_lettered[MM_DEAD_UNROUTABLE]), 4);
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->kafka_errors), 0);
+    char *text;
+    size_t len;
+    assert_int_equal(mm_dead_list(g->dead, &text, &len), 0);
+    assert_non_null(strstr(text, "\"kafka_topic\":\"t.a_b\",\"error\":\"KAFKA_TOPIC_COLLIDES\""));
+    assert_non_null(strstr(text, "\"kafka_topic\":\"t.one-more\",\"error\":\"KAFKA_TOPICS_MAX\""));
+    free(text);
+    assert_int_equal(rig_count_lines(g, "dead letter"), 1);
+    rig_stop_workers(g, 1000);
+    rig_close(g);
+    rig_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_many_made_topics_are_parked),
+        cmocka_unit_test(test_refused_names_are_dead_letters),
         cmocka_unit_test(test_a_refused_topic_holds_up_no_other),
         cmocka_unit_test(test_a_missing_topic_is_parked_until_it_is_made),
         cmocka_unit_test(test_all_topics_may_be_parked),
