@@ -171,6 +171,9 @@ uint64_t mm_kafka_n_errors(const struct mm_kafka *k);
  * Thread: the owner. */
 const char *mm_kafka_last_error(const struct mm_kafka *k);
 
+/* What to do about it; "" when nothing is known. Static. Thread: the owner. */
+const char *mm_kafka_remedy(const struct mm_kafka *k);
+
 /* Does librdkafka take this property with this value, by itself? False: why has the reason, which
  * may have the value in it. A mm_config_judge_fn. Thread: any. */
 bool mm_kafka_judge(const char *name, const char *value, char *why, size_t why_len);

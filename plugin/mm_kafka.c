@@ -751,6 +751,11 @@ const char *mm_kafka_last_error(const struct mm_kafka *k)
     return k->contact.last_error;
 }
 
+const char *mm_kafka_remedy(const struct mm_kafka *k)
+{
+    return mm_trouble_remedy(k->contact.trouble);
+}
+
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k)
 {
     return k->rk;

@@ -6,6 +6,7 @@
 #include "mm_kafka.h"
 #include "mm_property.h"
 #include "mm_text.h"
+#include "mm_trouble.h"
 
 #include <string.h>
 
@@ -50,10 +51,18 @@ static void check_together(const struct settings *s,
     mm_kafka_close(kafka, 0);
 }
 
+/* A fault of the librdkafka that runs here, and perhaps with the broker. */
+static void tell_fault(void *arg, const char *line)
+{
+    findings_add(arg, MM_LOG_INFO, findings_nowhere, "%s", line);
+}
+
 void check_client(const struct settings *s, struct findings *f)
 {
     const struct mm_config *config = settings_best(s);
     if (config != NULL) {
         check_together(s, config, f);
+        mm_trouble_client_faults(mm_kafka_version_number(), mm_config_uses_scram(config),
+                                 tell_fault, f);
     }
 }

@@ -16,14 +16,9 @@ static void ignore_report(void *arg, const struct mm_kafka_report *report)
 static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
     (void)rk;
-    struct kafka_ask *a = opaque;
-    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
-        return; /* says less than what came before it */
-    }
-    snprintf(a->last_error, sizeof a->last_error, "%s", reason);
-    if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL) {
-        a->fatal = (rd_kafka_resp_err_t)err;
-    }
+    (void)err;
+    (void)reason;
+    (void)opaque; /* the producer meets the same, and has words for it */
 }
 
 static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
@@ -47,6 +42,7 @@ static bool open_clients(struct kafka_ask *a, char *why, size_t why_len)
     rd_kafka_conf_set_log_cb(conf, on_log);
     rd_kafka_conf_set_stats_cb(conf, NULL);
     rd_kafka_conf_set_dr_msg_cb(conf, NULL);
+    (void)rd_kafka_conf_set_ssl_cert_verify_cb(conf, NULL); /* the producer's takes its opaque */
     a->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);
     if (a->rk == NULL) {
         rd_kafka_conf_destroy(conf);
@@ -60,18 +56,13 @@ static bool open_clients(struct kafka_ask *a, char *why, size_t why_len)
 /* Why nobody answered. */
 static void explain(const struct kafka_ask *a, char *why, size_t why_len)
 {
-    char shown[sizeof a->last_error + 4];
-    mm_printable(a->last_error, strlen(a->last_error), shown, sizeof shown);
-    if (a->fatal == RD_KAFKA_RESP_ERR__AUTHENTICATION) {
-        snprintf(why, why_len, "Kafka at %s does not let us in: %s", a->config->kafka_bootstrap,
-                 shown);
-    } else if (a->fatal == RD_KAFKA_RESP_ERR__SSL) {
-        snprintf(why, why_len, "no TLS with Kafka at %s: %s", a->config->kafka_bootstrap, shown);
-    } else {
-        snprintf(why, why_len, "Kafka at %s was not reached within %u s: %s",
-                 a->config->kafka_bootstrap, a->timeout_ms / 1000,
-                 shown[0] != '\0' ? shown : "it did not answer");
-    }
+    const char *what = mm_kafka_last_error(a->producer);
+    const char *remedy = mm_kafka_remedy(a->producer);
+    char shown[256];
+    mm_printable(what, strlen(what), shown, sizeof shown);
+    snprintf(why, why_len, "Kafka was not reached at %s: %s%s%s", a->config->kafka_bootstrap,
+             shown[0] != '\0' ? shown : "it did not answer in time", remedy[0] != '\0' ? "; " : "",
+             remedy);
 }
 
 bool kafka_ask_open(struct kafka_ask *a,
@@ -86,9 +77,10 @@ bool kafka_ask_open(struct kafka_ask *a,
     }
     const struct rd_kafka_metadata *md = NULL;
     const uint64_t end_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
-    while (a->fatal == 0 && mm_clock_monotonic_ns() < end_ns) {
+    while (!mm_kafka_is_rejected(a->producer) && mm_clock_monotonic_ns() < end_ns) {
         const rd_kafka_resp_err_t err = rd_kafka_metadata(a->rk, 0, NULL, &md, 250);
-        rd_kafka_poll(a->rk, 50);
+        rd_kafka_poll(a->rk, 0);
+        mm_kafka_poll(a->producer, 50);
         if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
             rd_kafka_metadata_destroy(md);
             return true;

@@ -21,8 +21,6 @@ struct kafka_ask
     struct mm_kafka *producer;      /* what the plugin would have */
     rd_kafka_t *rk;                 /* the consumer */
     rd_kafka_queue_t *queue;        /* of the answers to an admin's questions */
-    rd_kafka_resp_err_t fatal;      /* why no waiting helps; 0: some may */
-    char last_error[256];
 };
 
 /* Connect, and wait until the cluster answers. False: why has the reason. kafka_ask_close() takes
