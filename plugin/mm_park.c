@@ -1,20 +1,14 @@
-#include "mm_park.h"
-
-#include "mm_clock.h"
 #include "mm_config.h"
 #include "mm_error.h"
-#include "mm_lanes.h"
 #include "mm_log.h"
-#include "mm_parkdir.h"
+#include "mm_park_impl.h"
 #include "mm_record.h"
 #include "mm_route.h"
 #include "mm_worker.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,78 +22,6 @@
 
 /* Of the limit so much is kept for them. */
 #define ROOM_PART 16
-
-#define PASS_MS 20
-#define SECOND_NS UINT64_C(1000000000)
-
-/* After a worker could not be started. */
-#define START_AGAIN_NS (10 * SECOND_NS)
-
-/* How long the end of a worker that has nothing to do may take. */
-#define JOIN_MS 10000
-
-/* A log, and the worker that delivers what is in it. */
-struct shelf
-{
-    char name[MM_PARKDIR_NAME_LEN];
-    char kafka_topic[MM_PARKDIR_NAME_LEN]; /* for people */
-    uint32_t lane;                         /* MM_METRICS_LANE_OLD: by other routes */
-    struct mm_spool *spool;                /* NULL: there is none */
-
-    /* the thread's */
-    struct mm_worker *worker; /* NULL: there is none; set under the lane's lock */
-    uint64_t start_ns;        /* not before */
-    uint32_t first_try_s;     /* after which the worker begins */
-    bool stuck;               /* the worker has not ended in time */
-    uint64_t n_done;          /* of an old one: finished by a worker that waits for its turn */
-};
-
-struct lane
-{
-    _Atomic bool parked;
-    _Atomic uint64_t epoch;      /* syncs that have failed */
-    _Atomic uint64_t n_double;   /* records that are, or will be, there twice */
-    _Atomic(const char *) error; /* why it was parked last */
-
-    pthread_mutex_t lock; /* for all that follows */
-    struct shelf shelf;
-    bool closing;       /* nothing is added, and the log goes away */
-    uint32_t n_syncing; /* workers that use the log without the lock */
-    uint64_t n_lost;    /* of logs that are closed */
-    uint8_t *props;     /* scratch */
-    size_t props_cap;
-};
-
-struct mm_park
-{
-    struct mm_park_options opts;
-    struct mm_parkdir *dir;                     /* NULL: in memory */
-    _Atomic(struct lane *) lanes[MM_LANES_MAX]; /* NULL: it was never parked; made under lock */
-    _Atomic uint32_t n_tries;                   /* lanes whose workers have a producer */
-
-    /* parked by other routes; the thread's once it is started */
-    struct shelf *old;
-    size_t n_old;
-    size_t next_old;      /* those before it are done */
-    struct shelf *sorted; /* room for them in another order, while they get it */
-    uint64_t n_old_lost;
-    _Atomic uint64_t n_old_double; /* records that are, or will be, there twice */
-    _Atomic bool comes_first;      /* next_old < n_old */
-
-    pthread_mutex_t dir_lock; /* for making dir */
-    pthread_mutex_t lock;     /* for all that follows */
-    pthread_cond_t cond;
-    bool woken; /* something is parked that was not */
-    bool stop;  /* no new workers; those that are there have been asked to end */
-    bool end;
-    uint64_t stop_ns; /* when they are to have ended */
-
-    /* the owner's */
-    bool started;     /* there is a thread to be joined */
-    bool settled;     /* its workers have been asked to settle, since it has ended */
-    uint32_t wait_ms; /* that they may take */
-    pthread_t thread;
-};
 
 /* --- logs ---------------------------------------------------------------------------------------
  */
@@ -122,9 +44,16 @@ static uint64_t room_to_park(const struct mm_config *config)
     return mm_route_n_possible(config) == 1 ? 0 : part > least ? part : least;
 }
 
+void mm_park_leave_room(struct mm_park *p)
+{
+    if (p->opts.budget != NULL) {
+        mm_spool_leave(p->opts.spool, room_to_park(p->opts.config));
+    }
+}
+
 /* Open or make the log of a shelf. */
 static int open_log(struct mm_park *p,
-                    struct shelf *shelf,
+                    struct mm_park_shelf *shelf,
                     bool old,
                     char *errstr,
                     size_t errstr_len)
@@ -157,8 +86,7 @@ static int open_log(struct mm_park *p,
     return err;
 }
 
-/* A log without records goes, and its directory with it. */
-static void close_log(struct mm_park *p, struct shelf *shelf)
+void mm_park_close_log(struct mm_park *p, struct mm_park_shelf *shelf)
 {
     mm_spool_close(shelf->spool);
     shelf->spool = NULL;
@@ -172,8 +100,7 @@ static uint64_t n_to_take(const struct mm_spool *spool)
     return mm_spool_to_take(spool) - mm_spool_n_repeat(spool);
 }
 
-/* The caller has the lane's lock. */
-static void tell_metrics(struct mm_park *p, struct lane *lane)
+void mm_park_tell(struct mm_park *p, struct mm_park_lane *lane)
 {
     struct mm_spool_stats stats = {0};
     uint64_t n_double = atomic_load_explicit(&lane->n_double, memory_order_relaxed);
@@ -187,7 +114,7 @@ static void tell_metrics(struct mm_park *p, struct lane *lane)
     mm_metrics_park_set(p->opts.metrics, lane->shelf.lane, n - n_double, n_lost, stats.used_bytes);
 }
 
-static void tell_metrics_of_old(struct mm_park *p)
+void mm_park_tell_old(struct mm_park *p)
 {
     uint64_t n = 0;
     uint64_t n_lost = p->n_old_lost;
@@ -212,28 +139,22 @@ bool mm_park_comes_first(const struct mm_park *p)
     return atomic_load_explicit(&p->comes_first, memory_order_acquire);
 }
 
-/* NULL: it was never parked. */
-static struct lane *get_lane(const struct mm_park *p, uint32_t i)
-{
-    return atomic_load_explicit(&p->lanes[i], memory_order_acquire);
-}
-
 bool mm_park_is_parked(const struct mm_park *p, uint32_t lane)
 {
-    const struct lane *l = get_lane(p, lane);
+    const struct mm_park_lane *l = mm_park_lane(p, lane);
     return l != NULL && atomic_load_explicit(&l->parked, memory_order_acquire);
 }
 
 uint64_t mm_park_epoch(const struct mm_park *p, uint32_t lane)
 {
-    const struct lane *l = get_lane(p, lane);
+    const struct mm_park_lane *l = mm_park_lane(p, lane);
     return l == NULL ? 0 : atomic_load_explicit(&l->epoch, memory_order_acquire);
 }
 
 /* A lane, with its block of the metrics. NULL: no memory. */
-static struct lane *new_lane(struct mm_park *p, uint32_t i)
+static struct mm_park_lane *new_lane(struct mm_park *p, uint32_t i)
 {
-    struct lane *lane = calloc(1, sizeof *lane);
+    struct mm_park_lane *lane = calloc(1, sizeof *lane);
     if (lane == NULL || mm_metrics_park(p->opts.metrics, i) == NULL) {
         free(lane);
         return NULL;
@@ -247,12 +168,12 @@ static struct lane *new_lane(struct mm_park *p, uint32_t i)
 }
 
 /* The lane, made if there is none. NULL: no memory. */
-static struct lane *make_lane(struct mm_park *p, uint32_t i)
+static struct mm_park_lane *make_lane(struct mm_park *p, uint32_t i)
 {
-    struct lane *lane = get_lane(p, i);
+    struct mm_park_lane *lane = mm_park_lane(p, i);
     if (lane == NULL) {
         pthread_mutex_lock(&p->lock);
-        lane = get_lane(p, i);
+        lane = mm_park_lane(p, i);
         lane = lane == NULL ? new_lane(p, i) : lane;
         atomic_store_explicit(&p->lanes[i], lane, memory_order_release);
         pthread_mutex_unlock(&p->lock);
@@ -293,7 +214,7 @@ static int make_dir(struct mm_park *p)
 }
 
 /* A log for a lane that is not parked yet. */
-static int new_log(struct mm_park *p, struct lane *lane)
+static int new_log(struct mm_park *p, struct mm_park_lane *lane)
 {
     char errstr[512];
     int err = p->dir == NULL ? 0 : make_dir(p);
@@ -317,7 +238,10 @@ static int new_log(struct mm_park *p, struct lane *lane)
 }
 
 /* The record's properties, with its id if they have none, in the lane's scratch. */
-static int make_props(struct lane *lane, const struct mm_record *r, const char *id, uint32_t *len)
+static int make_props(struct mm_park_lane *lane,
+                      const struct mm_record *r,
+                      const char *id,
+                      uint32_t *len)
 {
     uint32_t id_len = (uint32_t)strlen(id);
     size_t size = (size_t)r->props_len + MM_PROP_HEADER_LEN + id_len;
@@ -342,7 +266,7 @@ static int make_props(struct lane *lane, const struct mm_record *r, const char *
     return 0;
 }
 
-static int append(struct lane *lane, const struct mm_record *r, const char *id)
+static int append(struct mm_park_lane *lane, const struct mm_record *r, const char *id)
 {
     struct mm_record copy = *r;
     int err = make_props(lane, r, id, &copy.props_len);
@@ -352,7 +276,7 @@ static int append(struct lane *lane, const struct mm_record *r, const char *id)
 
 /* As mm_park_add(), with the lane's lock. */
 static int add(struct mm_park *p,
-               struct lane *lane,
+               struct mm_park_lane *lane,
                const struct mm_record *r,
                const char *id,
                const char *reason)
@@ -381,7 +305,7 @@ static int add(struct mm_park *p,
         lane->shelf.first_try_s = p->opts.config->kafka_retry_interval_s;
         atomic_store_explicit(&lane->parked, true, memory_order_release);
     }
-    tell_metrics(p, lane);
+    mm_park_tell(p, lane);
     return 0;
 }
 
@@ -394,7 +318,7 @@ int mm_park_add(struct mm_park *p,
     if (reason == NULL && !mm_park_is_parked(p, lane)) {
         return MM_EAGAIN; /* without the lock: the log may just be being closed */
     }
-    struct lane *l = make_lane(p, lane);
+    struct mm_park_lane *l = make_lane(p, lane);
     if (l == NULL) {
         return MM_ENOMEM;
     }
@@ -411,7 +335,7 @@ int mm_park_add(struct mm_park *p,
 
 int mm_park_sync(struct mm_park *p, uint32_t lane, uint64_t epoch)
 {
-    struct lane *l = get_lane(p, lane); /* something was added to it: it is there */
+    struct mm_park_lane *l = mm_park_lane(p, lane); /* something was added to it: it is there */
     pthread_mutex_lock(&l->lock);
     struct mm_spool *spool = l->closing ? NULL : l->shelf.spool;
     l->n_syncing += spool != NULL;
@@ -431,10 +355,10 @@ int mm_park_sync(struct mm_park *p, uint32_t lane, uint64_t epoch)
 
 void mm_park_note_doubles(struct mm_park *p, uint32_t lane, uint64_t n)
 {
-    struct lane *l = get_lane(p, lane); /* the same */
+    struct mm_park_lane *l = mm_park_lane(p, lane); /* the same */
     pthread_mutex_lock(&l->lock);
     atomic_fetch_add_explicit(&l->n_double, n, memory_order_relaxed);
-    tell_metrics(p, l);
+    mm_park_tell(p, l);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -453,7 +377,7 @@ static bool take_old_double(struct mm_park *p)
 
 bool mm_park_take_double(struct mm_park *p, uint32_t lane)
 {
-    struct lane *l = get_lane(p, lane);
+    struct mm_park_lane *l = mm_park_lane(p, lane);
     if (l == NULL || atomic_load_explicit(&l->n_double, memory_order_relaxed) == 0) {
         return take_old_double(p);
     }
@@ -461,7 +385,7 @@ bool mm_park_take_double(struct mm_park *p, uint32_t lane)
     uint64_t n = atomic_load_explicit(&l->n_double, memory_order_relaxed);
     if (n > 0) {
         atomic_store_explicit(&l->n_double, n - 1, memory_order_relaxed);
-        tell_metrics(p, l);
+        mm_park_tell(p, l);
     }
     pthread_mutex_unlock(&l->lock);
     return n > 0;
@@ -469,7 +393,7 @@ bool mm_park_take_double(struct mm_park *p, uint32_t lane)
 
 void mm_park_info(struct mm_park *p, uint32_t lane, struct mm_park_info *out)
 {
-    struct lane *l = get_lane(p, lane);
+    struct mm_park_lane *l = mm_park_lane(p, lane);
     if (l == NULL) {
         *out =
             (struct mm_park_info){.kafka_topic = mm_lanes_name(p->opts.lanes, lane), .error = ""};
@@ -494,287 +418,10 @@ void mm_park_info(struct mm_park *p, uint32_t lane, struct mm_park_info *out)
     out->error = last != NULL ? last : error != NULL ? error : "";
 }
 
-/* --- the thread ---------------------------------------------------------------------------------
- */
-
-/* lock: the lane's; NULL: only the thread knows of the shelf. */
-static void set_worker(struct shelf *shelf, struct mm_worker *worker, pthread_mutex_t *lock)
-{
-    if (lock != NULL) {
-        pthread_mutex_lock(lock);
-    }
-    shelf->worker = worker;
-    if (lock != NULL) {
-        pthread_mutex_unlock(lock);
-    }
-}
-
-/* Start the worker of a shelf, unless it was tried just now. */
-static void start_worker(struct mm_park *p,
-                         struct shelf *shelf,
-                         enum mm_worker_role role,
-                         pthread_mutex_t *lock)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    if (now_ns < shelf->start_ns) {
-        return;
-    }
-    struct mm_worker_options opts = {
-        .role = role,
-        .lane = shelf->lane,
-        .first_try_s = shelf->first_try_s,
-        .kafka_topic = shelf->kafka_topic,
-        .config = p->opts.config,
-        .lanes = p->opts.lanes,
-        .spool = shelf->spool,
-        .main = p->opts.spool,
-        .park = p,
-        .metrics = mm_metrics_park(p->opts.metrics, shelf->lane),
-        .dead = p->opts.dead,
-        .gate = p->opts.gate,
-        .log = p->opts.log,
-    };
-    char errstr[256];
-    struct mm_worker *worker;
-    if (mm_worker_start(&opts, &worker, errstr, sizeof errstr) != 0) {
-        shelf->start_ns = now_ns + START_AGAIN_NS;
-        mm_log_write(p->opts.log, MM_LOG_ERROR,
-                     "what is parked for Kafka topic %s cannot be delivered: %s; it is tried again",
-                     shelf->kafka_topic, errstr);
-        return;
-    }
-    set_worker(shelf, worker, lock);
-}
-
-/* Has the worker finished all that there is? With the lane's lock nothing can come. */
-static bool is_empty(const struct shelf *shelf)
-{
-    /* Acquires what the worker released: deliveries come before the lane is used directly. */
-    uint64_t n = shelf->worker == NULL ? 0 : mm_worker_n_finished(shelf->worker);
-    return n == mm_spool_to_take(shelf->spool);
-}
-
-/* End a worker that has nothing more to do. False: it does not end. */
-static bool end_worker(struct mm_park *p, struct shelf *shelf, pthread_mutex_t *lock)
-{
-    struct mm_worker *worker = shelf->worker;
-    set_worker(shelf, NULL, lock);
-    if (worker == NULL) {
-        return true;
-    }
-    mm_worker_stop(worker, 0);
-    mm_spool_wake(shelf->spool);
-    if (mm_worker_join(worker, JOIN_MS)) {
-        return true;
-    }
-    set_worker(shelf, worker, lock);
-    shelf->stuck = true;
-    mm_log_write(p->opts.log, MM_LOG_ERROR,
-                 "the worker of the parked Kafka topic %s does not end; the topic is not parked "
-                 "again until the broker is started again",
-                 shelf->kafka_topic);
-    return false;
-}
-
-/* The log of a shelf is gone, and its worker: nothing is taken or held. */
-static void reset_block(struct mm_park *p, const struct shelf *shelf)
-{
-    struct mm_metrics_worker *m = mm_metrics_park(p->opts.metrics, shelf->lane);
-    mm_gauge_set(&m->state, MM_WORKER_STOPPED);
-    mm_gauge_set(&m->taken, 0);
-    mm_gauge_set(&m->held, 0);
-    mm_gauge_set(&m->oldest_ms, 0);
-    mm_gauge_set(&m->retry_at_ms, 0);
-}
-
-/* Take a lane's log away that is empty. */
-static void end_lane(struct mm_park *p, struct lane *lane)
-{
-    if (!end_worker(p, &lane->shelf, &lane->lock)) {
-        return; /* closing stays set */
-    }
-    pthread_mutex_lock(&lane->lock);
-    struct mm_spool_stats stats;
-    mm_spool_stats(lane->shelf.spool, &stats);
-    lane->n_lost += stats.n_lost;
-    close_log(p, &lane->shelf);
-    tell_metrics(p, lane);
-    reset_block(p, &lane->shelf);
-    lane->closing = false;
-    pthread_mutex_unlock(&lane->lock);
-}
-
-/* Returns whether there is anything to look after. */
-static bool keep_lane(struct mm_park *p, struct lane *lane, bool stop)
-{
-    pthread_mutex_lock(&lane->lock);
-    bool parked = atomic_load_explicit(&lane->parked, memory_order_relaxed);
-    bool idle = lane->shelf.spool == NULL || lane->shelf.stuck;
-    bool empty = false;
-    if (!idle) {
-        mm_spool_tick(lane->shelf.spool);
-        empty = !stop && lane->n_syncing == 0 && is_empty(&lane->shelf);
-        if (empty) {
-            lane->closing = true;
-            atomic_store_explicit(&lane->parked, false, memory_order_release);
-        }
-        tell_metrics(p, lane);
-    }
-    pthread_mutex_unlock(&lane->lock);
-    if (empty) {
-        if (parked) {
-            mm_log_write(p->opts.log, MM_LOG_INFO,
-                         "Kafka topic %s is not parked any more: all that waited is delivered",
-                         lane->shelf.kafka_topic);
-        }
-        end_lane(p, lane);
-        return false;
-    }
-    if (!idle && parked && !stop && lane->shelf.worker == NULL) {
-        start_worker(p, &lane->shelf, MM_ROLE_LANE, &lane->lock);
-    }
-    return !idle;
-}
-
-/* It is a shelf's turn, whose worker may be there already: it was another role's, or was at it when
- * the routes have changed. */
-static void start_old(struct mm_park *p, struct shelf *shelf)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    if (shelf->worker == NULL) {
-        start_worker(p, shelf, MM_ROLE_OLD, NULL);
-        return;
-    }
-    struct mm_worker_change change = {
-        .config = p->opts.config,
-        .new_routes = true,
-        .old = true,
-        .metrics = mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD),
-    };
-    char errstr[256];
-    if (now_ns < shelf->start_ns) {
-        return;
-    }
-    if (mm_worker_resume(shelf->worker, &change, errstr, sizeof errstr) != 0) {
-        shelf->start_ns = now_ns + START_AGAIN_NS;
-        mm_log_write(p->opts.log, MM_LOG_ERROR,
-                     "what is parked for Kafka topic %s cannot be delivered: %s; it is tried again",
-                     shelf->kafka_topic, errstr);
-        return;
-    }
-    shelf->n_done = 0; /* the worker itself shows it now */
-}
-
-/* The same for what was parked by other routes: one log after the other. */
-static bool keep_old(struct mm_park *p, bool stop)
-{
-    if (p->next_old == p->n_old) {
-        return false;
-    }
-    struct shelf *shelf = &p->old[p->next_old];
-    if (shelf->stuck) {
-        return true;
-    }
-    mm_spool_tick(shelf->spool);
-    if (shelf->worker == NULL || !mm_worker_is_running(shelf->worker)) {
-        if (!stop) {
-            start_old(p, shelf);
-        }
-    } else if (!stop && is_empty(shelf) && end_worker(p, shelf, NULL)) {
-        struct mm_spool_stats stats;
-        mm_spool_stats(shelf->spool, &stats);
-        p->n_old_lost += stats.n_lost;
-        p->next_old++;
-        tell_metrics_of_old(p);
-        reset_block(p, shelf);
-        close_log(p, shelf);
-        if (p->next_old == p->n_old) {
-            mm_log_write(p->opts.log, MM_LOG_INFO,
-                         "what was parked by earlier routes is dealt with");
-            atomic_store_explicit(&p->comes_first, false, memory_order_release);
-        }
-        return true;
-    }
-    tell_metrics_of_old(p);
-    return true;
-}
-
-/* Until there is something to do. Returns false at the end. */
-static bool wait_for_work(struct mm_park *p, bool busy, bool *stop)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += PASS_MS * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
-    pthread_mutex_lock(&p->lock);
-    bool timed_out = false;
-    while (!p->end && !timed_out && (busy || !p->woken)) {
-        if (busy) {
-            timed_out = pthread_cond_timedwait(&p->cond, &p->lock, &until) == ETIMEDOUT;
-        } else {
-            pthread_cond_wait(&p->cond, &p->lock);
-        }
-    }
-    p->woken = false;
-    *stop = p->stop;
-    bool goes_on = !p->end;
-    pthread_mutex_unlock(&p->lock);
-    return goes_on;
-}
-
-/* Ask the worker of a shelf to end with all the others. */
-static void stop_worker(const struct shelf *shelf, uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    if (shelf->worker != NULL) {
-        mm_worker_stop(shelf->worker,
-                       until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0);
-        mm_spool_wake(shelf->spool);
-    }
-}
-
-static void stop_workers(struct mm_park *p)
-{
-    pthread_mutex_lock(&p->lock);
-    uint64_t until_ns = p->stop_ns;
-    pthread_mutex_unlock(&p->lock);
-    for (size_t i = 0; i < p->n_old; i++) {
-        stop_worker(&p->old[i], until_ns);
-    }
-    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
-        const struct lane *lane = get_lane(p, i);
-        if (lane != NULL) {
-            stop_worker(&lane->shelf, until_ns);
-        }
-    }
-}
-
-static void *park_main(void *arg)
-{
-    struct mm_park *p = arg;
-    bool busy = true;
-    bool stop = false;
-    bool stopped = false;
-    while (wait_for_work(p, busy, &stop)) {
-        if (stop && !stopped) {
-            stopped = true;
-            stop_workers(p);
-        }
-        busy = keep_old(p, stop);
-        uint32_t n = mm_lanes_n(p->opts.lanes);
-        for (uint32_t i = 0; i < n; i++) {
-            struct lane *lane = get_lane(p, i);
-            busy = (lane != NULL && keep_lane(p, lane, stop)) || busy;
-        }
-    }
-    return NULL;
-}
-
 /* --- start, stop --------------------------------------------------------------------------------
  */
 
-static void log_found(struct mm_park *p, const struct shelf *shelf, bool old)
+static void log_found(struct mm_park *p, const struct mm_park_shelf *shelf, bool old)
 {
     const struct mm_spool_found *found = mm_spool_found(shelf->spool);
     uint64_t now_ms = mm_clock_realtime_ms();
@@ -791,16 +438,16 @@ static void log_found(struct mm_park *p, const struct shelf *shelf, bool old)
 }
 
 /* The shelf that a log found belongs to. NULL: no memory. */
-static struct shelf *shelf_for(struct mm_park *p, const struct mm_parkdir_log *log)
+static struct mm_park_shelf *shelf_for(struct mm_park *p, const struct mm_parkdir_log *log)
 {
     if (log->age == 0) {
-        struct lane *lane = make_lane(p, log->lane);
+        struct mm_park_lane *lane = make_lane(p, log->lane);
         return lane == NULL ? NULL : &lane->shelf;
     }
     if (mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD) == NULL) {
         return NULL;
     }
-    struct shelf *shelf = &p->old[p->n_old];
+    struct mm_park_shelf *shelf = &p->old[p->n_old];
     shelf->lane = MM_METRICS_LANE_OLD;
     snprintf(shelf->kafka_topic, sizeof shelf->kafka_topic, "%s", log->kafka_topic);
     snprintf(shelf->name, sizeof shelf->name, "%s", log->name);
@@ -822,7 +469,7 @@ static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
         return no_memory(errstr, errstr_len);
     }
     for (size_t i = 0; i < n_logs; i++) {
-        struct shelf *shelf = shelf_for(p, &logs[i]);
+        struct mm_park_shelf *shelf = shelf_for(p, &logs[i]);
         bool old = logs[i].age > 0;
         int err = shelf == NULL ? no_memory(errstr, errstr_len)
                                 : open_log(p, shelf, old, errstr, errstr_len);
@@ -830,21 +477,21 @@ static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
             return err;
         }
         if (mm_spool_found(shelf->spool)->n_records == 0) {
-            close_log(p, shelf);
+            mm_park_close_log(p, shelf);
             continue;
         }
         log_found(p, shelf, old);
         if (old) {
             p->n_old++;
         } else {
-            struct lane *lane = get_lane(p, shelf->lane);
+            struct mm_park_lane *lane = mm_park_lane(p, shelf->lane);
             atomic_store_explicit(&lane->parked, true, memory_order_relaxed);
-            tell_metrics(p, lane);
+            mm_park_tell(p, lane);
         }
     }
     if (p->n_old > 0) {
         atomic_store_explicit(&p->comes_first, true, memory_order_relaxed);
-        tell_metrics_of_old(p);
+        mm_park_tell_old(p);
     }
     return 0;
 }
@@ -872,9 +519,7 @@ int mm_park_open(const struct mm_park_options *opts,
     }
     p->opts = *opts;
     init_locks(p);
-    if (opts->budget != NULL) {
-        mm_spool_leave(opts->spool, room_to_park(opts->config));
-    }
+    mm_park_leave_room(p);
     if (opts->config->spool_dir != NULL) {
         int err = mm_parkdir_open(opts->config, opts->lanes, &p->dir, errstr, errstr_len);
         if (err == 0) {
@@ -892,7 +537,7 @@ int mm_park_open(const struct mm_park_options *opts,
 /* Can there be anything to do? */
 static bool has_work(const struct mm_park *p)
 {
-    return mm_route_n_possible(p->opts.config) > 1 || p->n_old > 0 || get_lane(p, 0) != NULL;
+    return mm_route_n_possible(p->opts.config) > 1 || p->n_old > 0 || mm_park_lane(p, 0) != NULL;
 }
 
 int mm_park_start(struct mm_park *p, char *errstr, size_t errstr_len)
@@ -904,7 +549,7 @@ int mm_park_start(struct mm_park *p, char *errstr, size_t errstr_len)
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&p->thread, NULL, park_main, p);
+    int err = pthread_create(&p->thread, NULL, mm_park_main, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err != 0) {
         char reason[64];
@@ -929,7 +574,7 @@ void mm_park_stop(struct mm_park *p, uint32_t drain_ms)
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool join_thread(struct mm_park *p, uint64_t until_ns)
+bool mm_park_join_thread(struct mm_park *p, uint64_t until_ns)
 {
     if (!p->started) {
         return true;
@@ -951,221 +596,22 @@ static bool join_thread(struct mm_park *p, uint64_t until_ns)
     return true;
 }
 
-void mm_park_settle(struct mm_park *p, uint32_t wait_ms)
-{
-    p->settled = false;
-    p->wait_ms = wait_ms;
-    pthread_mutex_lock(&p->lock);
-    p->end = true;
-    pthread_cond_signal(&p->cond);
-    pthread_mutex_unlock(&p->lock);
-}
-
-/* Calls fn for each worker that there is. Do all say true? The thread has ended. */
-static bool for_workers(struct mm_park *p, bool (*fn)(struct shelf *shelf, void *arg), void *arg)
-{
-    bool all = true;
-    for (size_t i = p->next_old; i < p->n_old; i++) {
-        all = (p->old[i].worker == NULL || fn(&p->old[i], arg)) && all;
-    }
-    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
-        struct lane *lane = get_lane(p, i);
-        all = (lane == NULL || lane->shelf.worker == NULL || fn(&lane->shelf, arg)) && all;
-    }
-    return all;
-}
-
-static bool settle_worker(struct shelf *shelf, void *arg)
-{
-    const struct mm_park *p = arg;
-    mm_worker_settle(shelf->worker, p->wait_ms);
-    mm_spool_wake(shelf->spool);
-    return true;
-}
-
-static uint32_t left_ms(uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    return until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
-}
-
-static bool await_worker(struct shelf *shelf, void *arg)
-{
-    const uint64_t *until_ns = arg;
-    return mm_worker_await(shelf->worker, left_ms(*until_ns));
-}
-
-bool mm_park_await(struct mm_park *p, uint32_t timeout_ms)
-{
-    uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
-    if (!join_thread(p, until_ns)) {
-        return false;
-    }
-    if (!p->settled) {
-        p->settled = true;
-        (void)for_workers(p, settle_worker, p);
-    }
-    return for_workers(p, await_worker, &until_ns);
-}
-
-static void free_lane(struct mm_park *p, struct lane *lane)
+void mm_park_free_lane(struct mm_park *p, struct mm_park_lane *lane)
 {
     if (lane == NULL) {
         return;
     }
     if (lane->shelf.spool != NULL) {
-        close_log(p, &lane->shelf);
+        mm_park_close_log(p, &lane->shelf);
     }
     free(lane->props);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }
 
-/* Put a lane's log among the old ones, and take the lane away. Errors: as mm_parkdir_make_old(). */
-static int retire_lane(struct mm_park *p, uint32_t i, char *errstr, size_t errstr_len)
+static bool join_worker(struct mm_park_shelf *shelf, uint64_t until_ns)
 {
-    struct lane *lane = get_lane(p, i);
-    struct shelf *shelf = &lane->shelf;
-    if (shelf->spool != NULL) {
-        int err = p->dir == NULL
-                      ? 0
-                      : mm_parkdir_make_old(p->dir, shelf->name, shelf->name, errstr, errstr_len);
-        if (err != 0) {
-            return err;
-        }
-        shelf->lane = MM_METRICS_LANE_OLD;
-        shelf->start_ns = 0;
-        shelf->stuck = false;
-        shelf->n_done = shelf->worker == NULL ? 0 : mm_worker_n_done(shelf->worker);
-        p->old[p->n_old++] = *shelf;
-        shelf->spool = NULL;
-        shelf->worker = NULL;
-    }
-    p->n_old_lost += lane->n_lost;
-    atomic_fetch_add_explicit(&p->n_old_double,
-                              atomic_load_explicit(&lane->n_double, memory_order_relaxed),
-                              memory_order_relaxed);
-    mm_metrics_park_set(p->opts.metrics, i, 0, 0, 0);
-    shelf->lane = i;
-    reset_block(p, shelf);
-    free_lane(p, lane);
-    atomic_store_explicit(&p->lanes[i], NULL, memory_order_release);
-    return 0;
-}
-
-/* Let the shelves from `from` on come before the others, whose turn begins at next_old: while those
- * are there, what lanes have was parked out of them, and is older. */
-static void put_first(struct mm_park *p, size_t from)
-{
-    size_t n_new = p->n_old - from;
-    size_t n_before = from - p->next_old;
-    struct shelf *all = p->old;
-    struct shelf *sorted = p->sorted;
-    memcpy(sorted, all + from, n_new * sizeof *all);
-    memcpy(sorted + n_new, all + p->next_old, n_before * sizeof *all);
-    p->old = sorted;
-    p->sorted = NULL;
-    p->n_old = n_new + n_before;
-    p->next_old = 0;
-    free(all);
-}
-
-/* Room for so many more, and for all in another order. */
-static int make_room(struct mm_park *p, size_t n_more)
-{
-    struct shelf *grown = realloc(p->old, (p->n_old + n_more + 1) * sizeof *grown);
-    if (grown == NULL) {
-        return MM_ENOMEM;
-    }
-    p->old = grown;
-    free(p->sorted);
-    p->sorted = calloc(p->n_old + n_more + 1, sizeof *p->sorted);
-    return p->sorted == NULL ? MM_ENOMEM : 0;
-}
-
-/* Those whose turn it was wait for it again. */
-static void suspend_old(struct mm_park *p)
-{
-    for (size_t i = p->next_old; i < p->n_old; i++) {
-        struct shelf *shelf = &p->old[i];
-        shelf->n_done = shelf->worker == NULL ? 0 : mm_worker_n_done(shelf->worker);
-        shelf->start_ns = 0;
-        shelf->stuck = false;
-    }
-    struct shelf block = {.lane = MM_METRICS_LANE_OLD};
-    reset_block(p, &block);
-}
-
-int mm_park_reroute(struct mm_park *p,
-                    const struct mm_config *config,
-                    char *errstr,
-                    size_t errstr_len)
-{
-    size_t from = p->n_old;
-    if (make_room(p, MM_LANES_MAX) != 0 ||
-        mm_metrics_park(p->opts.metrics, MM_METRICS_LANE_OLD) == NULL) {
-        return no_memory(errstr, errstr_len);
-    }
-    int err = 0;
-    for (uint32_t i = 0; err == 0 && i < MM_LANES_MAX; i++) {
-        err = get_lane(p, i) == NULL ? 0 : retire_lane(p, i, errstr, errstr_len);
-    }
-    put_first(p, from);
-    suspend_old(p);
-    bool any = p->n_old > 0;
-    atomic_store_explicit(&p->comes_first, any, memory_order_release);
-    tell_metrics_of_old(p);
-    if (err == 0 && p->dir != NULL) {
-        err = mm_parkdir_reroute(p->dir, config, errstr, errstr_len);
-    }
-    return err;
-}
-
-struct resume
-{
-    struct mm_worker_change change;
-    char *errstr;
-    size_t errstr_len;
-    int err;
-};
-
-/* Those of old logs are resumed by the thread, in their turn. */
-static bool resume_worker(struct shelf *shelf, void *arg)
-{
-    struct resume *r = arg;
-    if (r->err == 0 && shelf->lane != MM_METRICS_LANE_OLD && !mm_worker_is_running(shelf->worker)) {
-        shelf->stuck = false; /* it has ended after all */
-        r->err = mm_worker_resume(shelf->worker, &r->change, r->errstr, r->errstr_len);
-    }
-    return r->err == 0;
-}
-
-int mm_park_resume(struct mm_park *p,
-                   const struct mm_worker_change *change,
-                   char *errstr,
-                   size_t errstr_len)
-{
-    p->opts.config = change->config;
-    if (p->opts.budget != NULL) {
-        mm_spool_leave(p->opts.spool, room_to_park(change->config));
-    }
-    struct resume r = {.change = *change, .errstr = errstr, .errstr_len = errstr_len};
-    if (!for_workers(p, resume_worker, &r)) {
-        return r.err;
-    }
-    if (p->started) {
-        return 0;
-    }
-    pthread_mutex_lock(&p->lock);
-    p->end = false;
-    p->woken = true;
-    pthread_mutex_unlock(&p->lock);
-    return mm_park_start(p, errstr, errstr_len);
-}
-
-static bool join_worker(struct shelf *shelf, uint64_t until_ns)
-{
-    if (!mm_worker_join(shelf->worker, left_ms(until_ns))) {
+    if (!mm_worker_join(shelf->worker, mm_park_left_ms(until_ns))) {
         return false;
     }
     shelf->worker = NULL;
@@ -1178,16 +624,16 @@ bool mm_park_join(struct mm_park *p, uint32_t timeout_ms)
         return true;
     }
     uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
-    if (!join_thread(p, until_ns)) {
+    if (!mm_park_join_thread(p, until_ns)) {
         return false;
     }
-    stop_workers(p); /* also where the thread has not come to it */
+    mm_park_stop_workers(p); /* also where the thread has not come to it */
     bool all = true;
     for (size_t i = 0; i < p->n_old; i++) {
         all = join_worker(&p->old[i], until_ns) && all;
     }
     for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
-        struct lane *lane = get_lane(p, i);
+        struct mm_park_lane *lane = mm_park_lane(p, i);
         all = (lane == NULL || join_worker(&lane->shelf, until_ns)) && all;
     }
     return all;
@@ -1199,10 +645,10 @@ void mm_park_close(struct mm_park *p)
         return;
     }
     for (size_t i = p->next_old; i < p->n_old; i++) {
-        close_log(p, &p->old[i]);
+        mm_park_close_log(p, &p->old[i]);
     }
     for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
-        free_lane(p, get_lane(p, i));
+        mm_park_free_lane(p, mm_park_lane(p, i));
     }
     pthread_cond_destroy(&p->cond);
     pthread_mutex_destroy(&p->lock);

@@ -241,7 +241,7 @@ _CALLS = r"(?:mm_log_write|mm_keeper_tell|set_aside|\bfail|print_line|snprintf\(
 # Who speaks of the spool, from the disk to the broker.
 _SPEAKERS = [
     f"mm_{name}"
-    for name in "dir recover spool spool_read housekeeper keeper parkdir park worker plugin".split()
+    for name in "dir recover spool spool_read housekeeper keeper parkdir park park_change park_keep worker plugin".split()
 ]
 
 
