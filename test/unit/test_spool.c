@@ -443,6 +443,37 @@ static void test_drop_oldest_offers_the_oldest_and_goes_on(void **state)
     mm_spool_close(s);
 }
 
+/* Another log has all of the limit: to let go of the newest records would give no room. */
+static void test_drop_oldest_keeps_the_tail(void **state)
+{
+    (void)state;
+    struct mm_spool_budget budget = {.max_bytes = 256 << 10};
+    struct mm_spool_options opts = {.max_bytes = budget.max_bytes,
+                                    .n_readers = 1,
+                                    .drop_oldest = true,
+                                    .manual = true,
+                                    .budget = &budget,
+                                    .dir = on_disk ? directory : NULL};
+    struct mm_spool *s;
+    char errstr[256];
+    assert_int_equal(mm_spool_open(&opts, &s, errstr, sizeof errstr), 0);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    assert_int_equal(append(s, "t", 0, 100), 0);
+    uint64_t own = atomic_load(&budget.allocated);
+    atomic_store(&budget.allocated, budget.max_bytes);
+    for (int i = 0; i < 3; i++) {
+        mm_spool_tick(s);
+    }
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    mm_spool_cursor(rd, &pos);
+    assert_false(mm_spool_unwanted(rd, &pos));
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    assert_false(mm_spool_unwanted(rd, &pos));
+    atomic_store(&budget.allocated, own);
+    mm_spool_close(s);
+}
+
 static void test_bad_settings_are_refused(void **state)
 {
     (void)state;
@@ -641,6 +672,8 @@ int main(void)
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_drop_oldest_offers_the_oldest_and_goes_on,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_drop_oldest_keeps_the_tail, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(test_bad_settings_are_refused, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_one_producer_and_several_readers, make_directory,

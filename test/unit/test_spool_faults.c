@@ -1,5 +1,6 @@
 /* The log on disk when the system fails it: calls that fail, at a moment that the test chooses. */
 #include "mm_error.h"
+#include "mm_inspect.h"
 #include "mm_layout.h"
 #include "mm_record.h"
 #include "mm_spool.h"
@@ -93,12 +94,17 @@ static bool is_file(int fd, const char *name)
 }
 
 static atomic_bool bad_writes; /* into segments */
+static bool ends_in_write;     /* the process, behind a page of a segment that is written */
 
 ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t offset)
 {
     if (atomic_load(&bad_writes) && is_file(fd, ".seg")) {
         errno = EROFS;
         return -1;
+    }
+    size_t in_page = BLOCK_LEN - (size_t)(offset % BLOCK_LEN);
+    if (ends_in_write && offset >= BLOCK_LEN && len > in_page && is_file(fd, ".seg")) {
+        _exit(__real_pwrite(fd, data, in_page, offset) != (ssize_t)in_page);
     }
     return __real_pwrite(fd, data, len, offset);
 }
@@ -924,6 +930,38 @@ static void test_state_is_written_again_after_a_failed_sync(void **state)
     mm_spool_close(s);
 }
 
+/* A kill may end a write between two pages. What is there of the record then is none, and no
+ * damage.
+ */
+static void test_a_write_that_ends_half_way(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.writer = MM_SPOOL_WRITER_PWRITE;
+    pid_t pid = fork();
+    if (pid == 0) {
+        ends_in_write = true;
+        append_some(open_log(&opts), 10);
+        _exit(2);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    char errstr[256];
+    struct mm_inspect *in;
+    struct mm_inspect_verify_options all = {0};
+    struct mm_inspect_verdict verdict;
+    assert_int_equal(mm_inspect_open(directory, &in, errstr, sizeof errstr), 0);
+    assert_int_equal(mm_inspect_verify(in, &all, &verdict), 0);
+    mm_inspect_close(in);
+    assert_int_equal(verdict.n_damages, 0);
+    assert_int_equal(verdict.n_records, 3);
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 1);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 4);
+    mm_spool_close(s);
+}
+
 static bool comes_to_be_full(const struct mm_spool *s, bool full)
 {
     struct mm_spool_stats stats;
@@ -1122,6 +1160,8 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_state_is_written_again_after_a_failed_sync,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_write_that_ends_half_way, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(test_a_disk_that_cannot_be_written_is_full, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_limit_for_files_ends_no_process, make_directory,
