@@ -118,7 +118,8 @@ def test_the_example_works(kafka: Cluster, make_broker: MakeBroker, everything: 
         assert len(re.findall(r"^plugin_opt_", text, re.MULTILINE)) == len(used) > 20
         for name in ("kafka_test_topic", "dead_letter_topic"):
             text = _replace(text, rf"^plugin_opt_{name} .*$", f"plugin_opt_{name} {kafka.new_topic()}")
-        text = _replace(text, r"(?<=^plugin_opt_route plant/\+/alarm,office/\+/alarm )alarms$", kafka.new_topic())
+        route = r"(?<=^plugin_opt_route plant/\+/alarm,office/\+/alarm )alarms(?= format=raw$)"
+        text = _replace(text, route, kafka.new_topic())
     broker = make_broker()
     text = _replace(text, r"^plugin_opt_spool_dir .*$", f"plugin_opt_spool_dir {broker.directory / 'spool'}")
     if everything:
