@@ -408,7 +408,7 @@ static void free_route(struct mm_config_route *route)
 /* Are the filters good? */
 static int check_filters(const char *list, char *errstr, size_t errstr_len)
 {
-    struct mm_filter_set *filters;
+    struct mm_filter_set *filters = NULL;
     int err = mm_filter_set_new(list, &filters, errstr, errstr_len);
     mm_filter_set_free(filters);
     return err;

@@ -289,6 +289,55 @@ static void test_the_same_on_disk(void **state)
     forget_dir(dir);
 }
 
+/* Kafka topics that a template makes, of which one is parked, and another template. */
+static void check_other_template(const char *spool_dir)
+{
+    struct rig *g = refusing_rig(spool_dir);
+    const char *const topics[] = {"b.1", "b.2", "n.1", "n.2"};
+    for (size_t i = 0; i < 4; i++) {
+        rig_topic(g, topics[i]);
+    }
+    g->options[g->n_options - 1] = (struct mm_option){"kafka_topic_allow", "b.*,n.*"};
+    rig_option(g, "kafka_topics_max", "3");
+    rig_option(g, "route", "b/# b.${topic[1]}");
+    rig_refuse(g, "b.1", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 300);
+    rig_publish_to(g, "b/2", 50);
+    assert_true(rig_wait_delivered(g, 50, 20000));
+    rig_publish_to(g, "b/1", 20);
+    /* The names are new: those of before do not count against the maximum. */
+    reroute(g, "b/# n.${topic[1]}");
+    rig_publish_to(g, "b/1", 20);
+    rig_publish_to(g, "b/2", 20);
+    assert_true(rig_wait_empty(g, 20000));
+    assert_int_equal(rig_figures(g).delivered, g->n_appended);
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    assert_int_equal(mm_lanes_n(g->lanes), 3);
+    /* And back to a Kafka topic of the settings alone. */
+    reroute(g, "b/# gamma");
+    rig_publish_to(g, "b/1", 10);
+    assert_true(rig_wait_empty(g, 20000));
+    assert_int_equal(mm_lanes_n(g->lanes), 2);
+    rig_stop_workers(g, 0);
+    rig_refuse(g, "b.1", RD_KAFKA_RESP_ERR_NO_ERROR);
+    check_topic(g, "b.1", 0, "");
+    check_topic(g, "b.2", 50, "b/2");
+    check_topic(g, "n.1", 340, "b/1");
+    check_topic(g, "n.2", 20, "b/2");
+    check_topic(g, "gamma", 10, "b/1");
+    rig_free(g);
+}
+
+static void test_templates_change(void **state)
+{
+    (void)state;
+    check_other_template(NULL);
+    char *dir = new_dir();
+    check_other_template(dir);
+    forget_dir(dir);
+}
+
 /* Routes change again and again while what is parked is not dealt with: it is parked anew out of
  * the old logs, and comes before what is left in these. */
 static void check_many_reroutes(const char *spool_dir)
@@ -399,6 +448,7 @@ int main(void)
         cmocka_unit_test(test_what_is_parked_stays_parked_and_arrives),
         cmocka_unit_test(test_what_is_parked_goes_where_the_new_routes_lead),
         cmocka_unit_test(test_the_same_on_disk),
+        cmocka_unit_test(test_templates_change),
         cmocka_unit_test(test_routes_change_again_and_again),
         cmocka_unit_test(test_an_old_log_outlives_the_process),
         cmocka_unit_test(test_suspects_are_judged_after_the_change),
