@@ -18,7 +18,7 @@ _BAD: dict[str, list[str]] = {
     "kafka_broker": ["localhost:0", "localhost:65536", "localhost:", ":9092", "a b", "localhost,", "a:1:2", "[::1"],
     "kafka_port": ["0", "65536", "9092x", "-1", "1e3", "0x10", "9 092"],
     "kafka_topic": ["a/b", "a b", ".", "..", "æ", "x" * 250],
-    "route": ["a", "a/#/b t", "a t key=x", "a b c", "a,,b t", "a t/u", "$share/group/a t"],
+    "route": ["a", "a/#/b t", "a t kei=x", "a b c", "a,,b t", "a t/u", "$share/group/a t"],
     "kafka_workers": ["0", "65", "two", "1.5", "-1", "+1", "99999999999999999999"],
     "kafka_retry_interval": ["0", "10s", "3601", "-5"],
     "kafka_test_message": ["maybe", "2"],
