@@ -61,6 +61,14 @@ extern int mosquitto_plugin_set_info(mosquitto_plugin_id_t *id,
  * but a plain acknowledgement for MQTT 3.1.1; 2.0 closes the connection. */
 #define ERR_QUOTA_EXCEEDED (-6)
 
+/* How long 2.1 may wait until the next tick. Headers of 2.0 have another name for the field, which
+ * their broker does not look at. */
+#if __has_include(<mosquitto/broker.h>)
+#define NEXT_MS next_ms
+#else
+#define NEXT_MS next_ns
+#endif
+
 struct mm
 {
     mosquitto_plugin_id_t *id;
@@ -342,7 +350,7 @@ static int on_tick(int event, void *event_data, void *userdata)
     mm->config = mm_live_settings(mm->live);
     mm_log_drain(mm->log, print_line, NULL);
     if (mm->broker_2_1) {
-        ev->next_ns = 100; /* in 2.1 the field is next_ms */
+        ev->NEXT_MS = 100;
     }
     return MOSQ_ERR_SUCCESS;
 }
