@@ -3,6 +3,7 @@
  * Exit codes: 0 good, 1 something bad was found or happened, 2 wrong use. */
 #include "check.h"
 #include "dead.h"
+#include "health.h"
 #include "mm_config.h"
 #include "mm_kafka.h"
 #include "mm_version.h"
@@ -54,6 +55,8 @@ static const struct command commands[] = {
      "payloads,\n"
      "      send them to Kafka again",
      run_dead, false, NULL},
+    {"health", HEALTH_USAGE, "ask the broker on this machine how it is", run_health, false,
+     health_help},
     {"mock-kafka", MOCK_KAFKA_USAGE,
      "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
      run_mock_kafka, false, NULL},
