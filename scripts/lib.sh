@@ -9,6 +9,7 @@ packages_unit=(libcmocka-dev)
 packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
     python3 python3-venv)
 packages_deploy=(prometheus python3 python3-venv)
+packages_image=(buildah debootstrap)
 packages_lint=(clang-format clang-tidy shellcheck git)
 packages_demo=(mosquitto mosquitto-clients kcat curl)
 

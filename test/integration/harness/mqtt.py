@@ -78,15 +78,30 @@ def _packet(kind: Type, flags: int, body: bytes) -> bytes:
     return bytes([kind << 4 | flags]) + _varint(len(body)) + body
 
 
-def connect(client_id: str, version: int = V311, *, keepalive: int = 60, username: str | None = None) -> bytes:
+Will = tuple[str, bytes, int]  # topic, payload, QoS
+
+
+def connect(
+    client_id: str,
+    version: int = V311,
+    *,
+    keepalive: int = 60,
+    username: str | None = None,
+    password: str | None = None,
+    will: Will | None = None,
+) -> bytes:
     """A clean session."""
-    flags = 0x02 | (0x80 if username is not None else 0)
-    body = _string("MQTT") + bytes([version, flags]) + struct.pack("!H", keepalive)
-    if version == V5:
-        body += _varint(0)
+    flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
+    if will is not None:
+        flags |= 0x04 | will[2] << 3
+    no_properties = _varint(0) if version == V5 else b""
+    body = _string("MQTT") + bytes([version, flags]) + struct.pack("!H", keepalive) + no_properties
     body += _string(client_id)
-    if username is not None:
-        body += _string(username)
+    if will is not None:
+        body += no_properties + _string(will[0]) + _string(will[1])
+    for text in (username, password):
+        if text is not None:
+            body += _string(text)
     return _packet(Type.CONNECT, 0, body)
 
 
@@ -166,7 +181,15 @@ class Client:
     """One connection whose every packet the test sends and receives itself."""
 
     def __init__(
-        self, port: int, client_id: str = "", version: int = V311, *, username: str | None = None, timeout: float = 10.0
+        self,
+        port: int,
+        client_id: str = "",
+        version: int = V311,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        will: Will | None = None,
+        timeout: float = 10.0,
     ) -> None:
         self.version = version
         self.timeout = timeout
@@ -174,7 +197,7 @@ class Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = Reader(version)
         self._last_id = 0
-        self.send(connect(client_id, version, username=username))
+        self.send(connect(client_id, version, username=username, password=password, will=will))
         self.connack = self.expect(Type.CONNACK)
         assert self.connack.reason == SUCCESS, f"the broker refuses the connection: {self.connack}"
 

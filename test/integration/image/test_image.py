@@ -1,0 +1,488 @@
+"""The image, built and started with nothing but its environment: in the Go program's place beside a remote broker, and
+as a broker in its own right."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import MakeBroker, MakeKafka
+from harness import mqtt, ports
+from harness.broker import Broker
+from harness.certificates import Authority
+from harness.consumer import Record, check_delivery, count_records, read_topic, wait_records
+from harness.kafka import Cluster
+from harness.publisher import Ledger, ReliableClient
+from harness.wait import stays_true, wait_until
+from image.container import UID, Container, image_config
+
+MakeContainer = Callable[..., Container]
+_TEST_MESSAGE = ("test", b"Just a test")
+
+
+@pytest.fixture
+def make_container(tmp_path: Path) -> Iterator[MakeContainer]:
+    """make_container(env, ...): not started; the arguments are Container's. A health port is added."""
+    containers: list[Container] = []
+
+    def make(env: dict[str, str], **more: Any) -> Container:
+        env = {"HEALTH_PORT": str(ports.free_port())} | env
+        containers.append(Container(tmp_path / f"container-{len(containers) + 1}", env, **more))
+        return containers[-1]
+
+    yield make
+    with contextlib.ExitStack() as stack:
+        for container in containers:
+            stack.callback(lambda c: print(f"--- {c.env} ---\n{c.logs()[-8000:]}"), container)
+            stack.callback(container.close)
+
+
+@dataclass
+class Remote:
+    """A broker with TLS that asks for a client's certificate, and a plain port for the publishers of the tests. It keeps
+    sessions over its end, in order or not."""
+
+    broker: Broker
+    tls_port: int
+    directory: Path
+    authority: Authority
+
+    @property
+    def port(self) -> int:
+        return self.broker.port
+
+    def certificates(self) -> Path:
+        """A directory to be mounted as /certs: ca.crt, client.crt and client.key, of the container's user."""
+        place = self.directory / "certs"
+        place.mkdir(exist_ok=True)
+        client = self.authority.issue("client", common_name="metamorphosis")
+        for source, name in ((self.authority.file, "ca.crt"), (client.certificate, "client.crt"), (client.key, "client.key")):
+            shutil.copy(source, place / name)
+            os.chown(place / name, UID, UID)
+        return place
+
+    def env(self, kafka: Cluster, topic: str, mqtt_topic: str = "plant/#") -> dict[str, str]:
+        """All that the Go program was given."""
+        host, _, port = kafka.bootstrap.rpartition(":")
+        return {
+            "MQTT_BROKER": "localhost",
+            "MQTT_PORT": str(self.tls_port),
+            "MQTT_TOPIC": mqtt_topic,
+            "ROOT_CA": "/certs/ca.crt",
+            "MQTT_CLIENT_CERT": "/certs/client.crt",
+            "MQTT_CLIENT_KEY": "/certs/client.key",
+            "KAFKA_BROKER": host,
+            "KAFKA_PORT": port,
+            "KAFKA_TOPIC": topic,
+        }
+
+
+@pytest.fixture
+def remote(tmp_path: Path, make_broker: MakeBroker) -> Remote:
+    directory = tmp_path / "remote"
+    authority = Authority(directory, "ca")
+    server = authority.issue("server", names=["localhost", "127.0.0.1"])
+    tls_port = ports.free_port()
+    broker = make_broker(
+        plugin=False,
+        config_lines=[
+            "persistence true",
+            f"persistence_location {directory}/",
+            "autosave_interval 1",
+            "autosave_on_changes true",
+            "max_queued_messages 0",
+        ],
+        config_tail=[
+            f"listener {tls_port} 127.0.0.1",
+            f"cafile {authority.file}",
+            f"certfile {server.certificate}",
+            f"keyfile {server.key}",
+            "require_certificate true",
+        ],
+    )
+    return Remote(broker.start() and broker, tls_port, directory, authority)
+
+
+@pytest.fixture
+def drop_in(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> Callable[..., tuple[Container, str]]:
+    """drop_in(mqtt_topic, **env): a started container in the Go program's place, and its Kafka topic."""
+
+    def start(mqtt_topic: str = "plant/#", *, on: Cluster = kafka, **env: str) -> tuple[Container, str]:
+        topic = on.new_topic()
+        container = make_container(remote.env(on, topic, mqtt_topic) | env, mounts={"/certs": remote.certificates()})
+        container.start()
+        _wait_subscribed(remote, mqtt_topic)
+        return container, topic
+
+    return start
+
+
+def _wait_subscribed(remote: Remote, mqtt_topic: str, times: int = 1) -> None:
+    """The remote broker has the subscription: the SUBACK is in its log, which lists each topic on a line."""
+    remote.broker.wait_log("Sending SUBACK to|New client connected", 30, count=times)
+    time.sleep(0.3)
+
+
+def _carried(records: Sequence[Record]) -> list[tuple[str, bytes]]:
+    """Without the test message."""
+    found = [(record.mqtt_topic, record.payload) for record in records]
+    assert _TEST_MESSAGE in found
+    return [pair for pair in found if pair != _TEST_MESSAGE]
+
+
+def _data_records(records: Sequence[Record]) -> list[Record]:
+    """Without the test messages, which have no id."""
+    return [record for record in records if record.key is not None and (record.mqtt_topic, record.payload) != _TEST_MESSAGE]
+
+
+# --- nothing but its environment ---
+
+
+def test_drop_in(remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster) -> None:
+    """The same records, the same endpoints: what is published over there, with each QoS, retained, and the last will of a
+    client that is lost, is in Kafka; the test message of 0.1.x too. The first process is the broker, as the user 1883,
+    without a right; the health check of the image is content; SIGTERM ends it in time."""
+    container, topic = drop_in()
+    mqtt.publish_all(remote.port, [("elsewhere", b"x"), ("plant/1", b"one"), ("plant/1", b"")], 1)
+    mqtt.publish_all(remote.port, [("plant/2", b"two")], 2)
+    mqtt.publish_all(remote.port, [("plant/3", b"three")], 0)
+    with mqtt.Client(remote.port) as client:
+        client.publish("plant/4", b"kept", 1, retain=True)
+    lost = mqtt.Client(remote.port, "lost", will=("plant/will", b"gone", 1))
+    lost.socket.close()
+    records = wait_records(kafka.bootstrap, topic, 7)
+    assert sorted(_carried(records)) == sorted(
+        [
+            *(("plant/1", b"one"), ("plant/1", b""), ("plant/2", b"two"), ("plant/3", b"three"), ("plant/4", b"kept")),
+            ("plant/will", b"gone"),
+        ]
+    )
+    values = {record.value for record in records}
+    assert b'{"Topic":"plant/1","Content":"b25l"}' in values
+    assert {record.key for record in _data_records(records)} == {b"plant/1", b"plant/2", b"plant/3", b"plant/4", b"plant/will"}
+
+    assert (container.health.request("/healthz").text, container.health.status("/healthz")) == ("ok", 200)
+    metrics = container.health.wait_drained(10)
+    assert metrics.received == metrics.delivered == 6
+    text = container.health.request("/metrics").text
+    for name in ("mqtt_received 6", "mqtt_errors 0", "kafka_sent ", "kafka_errors 0", "kafka_state 0"):
+        assert f"\n{name}" in text, name
+
+    done = container.check_health()
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done
+    first = container.execute("sh", "-c", "cat /proc/1/comm; grep -E '^(Uid|CapEff|NoNewPrivs)' /proc/1/status; touch /x")
+    assert first.stdout.splitlines()[0] == "mosquitto"
+    assert "Uid:\t1883\t1883\t1883\t1883" in first.stdout and "CapEff:\t0000000000000000" in first.stdout
+    assert first.returncode != 0 and "Read-only file system" in first.stderr
+    container.stop()
+
+
+def test_remote_broker_away_and_back(
+    remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster
+) -> None:
+    """The remote broker is stopped for a while, and killed: the Go program ended then, and lost what came meanwhile. All
+    that was acknowledged over there arrives, in order."""
+    container, topic = drop_in()
+    ledger = Ledger()
+    client = ReliableClient(remote.port, "publisher", ["plant/a", "plant/b"], ledger, rate=200).start()
+    time.sleep(1)
+    remote.broker.stop()
+    time.sleep(3)
+    remote.broker.start()
+    time.sleep(3)
+    remote.broker.kill()
+    time.sleep(0.3)
+    remote.broker.start()
+    time.sleep(1)
+    client.finish(60)
+    _wait_all(container, kafka, topic, ledger)
+    container.stop()
+
+
+def _wait_all(container: Container, kafka: Cluster, topic: str, ledger: Ledger, timeout: float = 60) -> None:
+    """Everything that was acknowledged is in Kafka, in order. A resumed session repeats what was on its way."""
+
+    def complete() -> bool:
+        if count_records(kafka.bootstrap, topic) < ledger.n_acked:
+            return False
+        came = {record.payload for record in _data_records(read_topic(kafka.bootstrap, topic))}
+        sent = ledger.sent()
+        return all(sent[message].payload in came for message in ledger.acked())
+
+    wait_until(complete, timeout, lambda: f"{ledger.n_acked} messages are in Kafka\n{container.logs()[-3000:]}", 0.5)
+    check_delivery(ledger, _data_records(read_topic(kafka.bootstrap, topic)), repeated_ids=10_000)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_pod_restarted(
+    remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster, how: str
+) -> None:
+    """The pod is stopped, or killed, again and again under load, and starts on the same volume under the same name:
+    nothing that the remote broker had acknowledged is lost, also what it acknowledged in between."""
+    container, topic = drop_in()
+    ledger = Ledger()
+    client = ReliableClient(remote.port, "publisher", ["plant/a", "plant/b", "plant/c"], ledger, rate=300).start()
+    for _ in range(4):
+        time.sleep(1)
+        if how == "SIGTERM":
+            container.stop()
+        else:
+            container.kill()
+        time.sleep(0.5)
+        container.start()
+    client.finish(60)
+    _wait_all(container, kafka, topic, ledger)
+    container.stop()
+
+
+def test_killed_while_kafka_is_away(
+    remote: Remote, drop_in: Callable[..., tuple[Container, str]], make_kafka: MakeKafka
+) -> None:
+    """With Kafka away, all goes into the spool on the volume: kill -9, a new start, Kafka comes back, nothing is lost.
+    The Go program lost its buffer."""
+    own = make_kafka()
+    own.start()
+    container, topic = drop_in(on=own)
+    wait_records(own.bootstrap, topic, 1)
+    own.kill()
+    ledger = Ledger()
+    client = ReliableClient(remote.port, "publisher", ["plant/a", "plant/b"], ledger, n_messages=1000).start()
+    client.finish(30)
+    container.health.wait_for(lambda m: m.in_spool >= 500, 20, "messages wait in the spool")
+    assert container.health.request("/healthz").text == "not ready" and container.health.status("/livez") == 200
+    container.kill()
+    container.start()
+    own.start()
+    _wait_all(container, own, topic, ledger)
+    container.stop()
+
+
+def test_full_spool(remote: Remote, drop_in: Callable[..., tuple[Container, str]], make_kafka: MakeKafka) -> None:
+    """The bridge acknowledges to the remote broker only what the plugin has stored: with a full spool it does not, the
+    messages stay over there, and come when there is room again."""
+    own = make_kafka()
+    own.start()
+    container, topic = drop_in(on=own, SPOOL_MAX_BYTES="256k", SPOOL_MIN_FREE="0")
+    wait_records(own.bootstrap, topic, 1)
+    own.kill()
+    ledger = Ledger()
+    client = ReliableClient(remote.port, "publisher", ["plant/a"], ledger, n_messages=1000, size=1000).start()
+    client.finish(30)
+    metrics = container.health.wait_for(lambda m: m.total("metamorphosis_messages_refused_total") > 0, 30, "refused")
+    assert metrics.in_spool < 300
+    stays_true(lambda: container.running and container.health.status("/livez") == 200, 5, "it lives on")
+    own.start()
+    _wait_all(container, own, topic, ledger)
+    container.stop()
+
+
+def test_wrong_certificates(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> None:
+    """A remote broker whose authority is not that of ROOT_CA gets nothing; one that does not like our certificate gives
+    nothing. Each attempt is logged, the container goes on trying (the Go program ended after ten), and with the right
+    files it works."""
+    topic = kafka.new_topic()
+    certs = remote.certificates()
+    stranger = Authority(remote.directory / "stranger", "stranger")
+    shutil.copy(stranger.file, certs / "ca.crt")
+    container = make_container(remote.env(kafka, topic), mounts={"/certs": certs}).start()
+    container.wait_log("certificate verify failed", 30)
+    mqtt.publish_all(remote.port, [("plant/1", b"x")])
+
+    shutil.copy(remote.authority.file, certs / "ca.crt")
+    mallory = stranger.issue("mallory")
+    shutil.copy(mallory.certificate, certs / "client.crt")
+    shutil.copy(mallory.key, certs / "client.key")
+    for name in ("client.crt", "client.key"):
+        os.chown(certs / name, UID, UID)
+    container.stop()
+    container.start()
+    remote.broker.wait_log("OpenSSL Error.*(certificate verify failed|unknown ca)", 30)
+    assert container.health.status("/livez") == 200
+    assert _carried(wait_records(kafka.bootstrap, topic, 2)) == [_TEST_MESSAGE][1:]
+
+    remote.certificates()
+    container.stop()
+    container.start()
+    _wait_subscribed(remote, "plant/#")
+    mqtt.publish_all(remote.port, [("plant/1", b"y")])
+    wait_until(lambda: ("plant/1", b"y") in _carried(read_topic(kafka.bootstrap, topic)), 20, "it works again")
+    container.stop()
+
+
+def test_topics(remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster) -> None:
+    """Several filters, one with a blank, a shared one, some that begin with $: what matches comes, what the remote broker
+    itself publishes too, and nothing else."""
+    _container, topic = drop_in("room 1/+/t,$share/group/line/#,$app/#;a/+,$SYS/broker/version")
+    sent = [("room 1/x/t", b"1"), ("room 2/x/t", b"no"), ("line/a/b", b"2"), ("$app/x", b"3"), ("a/b", b"4"), ("a/b/c", b"no")]
+    mqtt.publish_all(remote.port, sent)
+    wait_records(kafka.bootstrap, topic, 6)
+    stays_true(lambda: count_records(kafka.bootstrap, topic) == 6, 1, "a record too many")
+    carried = dict(_carried(read_topic(kafka.bootstrap, topic)))
+    assert carried.pop("$SYS/broker/version").startswith(b"mosquitto version 2.")
+    assert sorted(carried.items()) == sorted(pair for pair in sent if pair[1] != b"no")
+
+
+def test_env_file_and_password(tmp_path: Path, make_broker: MakeBroker, make_container: MakeContainer, kafka: Cluster) -> None:
+    """Settings in an .env file; no TLS; a user name and a password full of characters that mean something elsewhere."""
+    password = """ # "$x" 'y' \\ %h;""".strip() + "é"
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "password").write_text(password + "\n")
+    remote = make_broker(plugin=False, config_lines=[f"password_file {tmp_path / 'passwords'}"], config_tail=[])
+    _make_password_file(tmp_path / "passwords", "go program", password)
+    remote.config.write_text(remote.config.read_text().replace("allow_anonymous true", "allow_anonymous false"))
+    remote.launch()
+    topic = kafka.new_topic()
+    host, _, port = kafka.bootstrap.rpartition(":")
+    (tmp_path / "env").write_text(
+        f"# where from\nexport MQTT_BROKER=127.0.0.1 # here\nMQTT_PORT: {remote.port}\nMQTT_TOPIC='#'\nMQTT_TLS=\"False\"\n"
+        f"KAFKA_BROKER={host}\nKAFKA_PORT={port}\nKAFKA_TOPIC=not-this\n"
+    )
+    container = make_container(
+        {
+            "KAFKA_TOPIC": topic,
+            "MQTT_USERNAME": "go program",
+            "MQTT_PASSWORD_FILE": "/secrets/password",
+            "JSON_FIELD_NAMES": "topic,content",
+            "KAFKA_TEST_MESSAGE": "false",
+        },
+        mounts={"/.env": tmp_path / "env", "/secrets": secrets},
+    ).start()
+    remote.wait_log("New client connected.*go program", 20)
+    with mqtt.Client(remote.port, username="go program", password=password) as client:
+        client.publish("a", b"hello", 1)
+    (record,) = wait_records(kafka.bootstrap, topic, 1)
+    assert record.value == b'{"topic":"a","content":"aGVsbG8="}'
+    assert password not in container.logs() and "#" not in container.execute("cat", "/proc/1/environ").stdout
+    container.stop()
+
+
+def _make_password_file(path: Path, user: str, password: str) -> None:
+    """As mosquitto_passwd does; PBKDF2-HMAC-SHA512."""
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    path.write_text(f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n")
+
+
+# --- a broker in its own right ---
+
+
+def _listens(port: int) -> bool:
+    """The listeners come after the plugin, whose port answers first."""
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def test_own_broker(tmp_path: Path, make_container: MakeContainer, kafka: Cluster) -> None:
+    """Without MQTT_BROKER: nobody may connect unless it is said who; with passwords, those who have one; the spool is on
+    the volume, retained messages survive."""
+    topic = kafka.new_topic()
+    port = ports.free_port()
+    env = {"KAFKA_BROKER": kafka.bootstrap, "KAFKA_TOPIC": topic, "LISTENER_PORT": str(port)}
+    refused = make_container(env).launch()
+    assert refused.wait_end().exit_code == 1
+    assert "PASSWORD_FILE is not set" in refused.logs() and "ALLOW_ANONYMOUS=true" in refused.logs()
+
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    _make_password_file(secrets / "real", "plant", "geheim")
+    (secrets / "passwords").symlink_to("real")  # as Kubernetes lays out a volume
+    container = make_container(env | {"PASSWORD_FILE": "/secrets/passwords"}, mounts={"/secrets": secrets}).start()
+    wait_until(lambda: _listens(port), 10, "it listens")
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(mqtt.connect("stranger"))
+        assert stranger.recv(4)[3] == 5  # CONNACK: not authorized
+    with mqtt.Client(port, username="plant", password="geheim") as client:
+        client.publish("a", b"x", 1, retain=True)
+    (record,) = wait_records(kafka.bootstrap, topic, 1)
+    assert (record.mqtt_topic, record.payload) == ("a", b"x")
+    assert container.check_health().returncode == 0
+    assert (container.data / "metamorphosis" / "STATE").exists()
+    container.stop()
+    container.start()
+    wait_until(lambda: _listens(port), 10, "it listens")
+    with mqtt.Client(port, username="plant", password="geheim") as client:
+        client.subscribe("a")
+        assert client.expect(mqtt.Type.PUBLISH).body.endswith(b"x")
+    done = container.execute("metamorphosis", "spool", "stat", "/mosquitto/data/metamorphosis")
+    assert done.returncode == 0 and "in use by" in done.stdout
+    container.stop()
+
+
+def test_mounted_configuration(tmp_path: Path, make_container: MakeContainer, kafka: Cluster) -> None:
+    """A mosquitto.conf in /mosquitto/config is used as it is, as with the images of Eclipse Mosquitto, by the health check
+    too."""
+    topic = kafka.new_topic()
+    port, health_port = ports.free_port(), ports.free_port()
+    directory = tmp_path / "config"
+    directory.mkdir()
+    (directory / "mosquitto.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest stdout\nplugin /usr/lib/mosquitto_metamorphosis.so\n"
+        f"plugin_opt_kafka_broker {kafka.bootstrap}\nplugin_opt_kafka_topic {topic}\nplugin_opt_health_port {health_port}\n"
+    )
+    env = {"MQTT_BROKER": "nobody", "HEALTH_PORT": str(health_port)}
+    container = make_container(env, mounts={"/mosquitto/config": directory}).start()
+    wait_until(lambda: _listens(port), 10, "it listens")
+    mqtt.publish_all(port, [("a", b"x")])
+    wait_records(kafka.bootstrap, topic, 1)
+    assert container.check_health().returncode == 0
+    assert "MQTT_BROKER is set, but /mosquitto/config/mosquitto.conf is there" in container.logs()
+    assert not (container.data / "mosquitto.conf").exists()
+    container.stop()
+
+
+# --- users and volumes ---
+
+
+@pytest.mark.parametrize(("user", "owner"), [(0, 0), (2000, 2000)], ids=["root", "the Go program's"])
+def test_other_users(
+    remote: Remote, make_container: MakeContainer, kafka: Cluster, user: int, owner: int
+) -> None:
+    """Started as root, on a volume that is root's, the broker takes its volume and becomes 1883; started as any other
+    user, it stays that user. Started by the name of the Go program's file it does the same."""
+    topic = kafka.new_topic()
+    env = remote.env(kafka, topic) | {"MQTT_TLS": "false", "MQTT_PORT": str(remote.port)}
+    container = make_container(env, user=user, owner=owner, entrypoint=["/metamorphosis"], command=[]).start()
+    _wait_subscribed(remote, "plant/#")
+    mqtt.publish_all(remote.port, [("plant/1", b"x")])
+    wait_records(kafka.bootstrap, topic, 2)
+    becomes = UID if user == 0 else user
+    assert f"Uid:\t{becomes}\t{becomes}" in container.execute("cat", "/proc/1/status").stdout
+    assert {file.stat().st_uid for file in container.data.rglob("*") if not file.is_socket()} == {becomes}
+    container.stop()
+
+
+def test_volume_of_somebody_else(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> None:
+    """A volume that the user cannot write to is told, with the user."""
+    container = make_container(remote.env(kafka, "t"), mounts={"/certs": remote.certificates()}, owner=0).launch()
+    assert container.wait_end().exit_code == 1
+    assert "uid 1883 cannot write to /mosquitto/data" in container.logs()
+
+
+# --- the image itself ---
+
+
+def test_what_the_image_says() -> None:
+    """Labels, user, ports, volumes, signal: what engines and people look at."""
+    config = image_config()
+    labels = config["Labels"]
+    for name in ("title", "description", "licenses", "version", "revision"):
+        assert labels[f"org.opencontainers.image.{name}"], name
+    assert labels["org.opencontainers.image.version"] != "unknown"
+    assert config["User"] == "1883:1883" and config["StopSignal"] == "SIGTERM"
+    assert set(config["ExposedPorts"]) == {"1883/tcp", "8080/tcp"}
+    assert set(config["Volumes"]) == {"/mosquitto/data", "/mosquitto/log"}
+    assert config["Cmd"] == ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
+    assert not [entry for entry in config["Env"] if not entry.startswith("PATH=")]
