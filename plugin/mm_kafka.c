@@ -9,12 +9,15 @@
 
 #include <errno.h>
 #include <librdkafka/rdkafka.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <syslog.h>
+#include <unistd.h>
 
 /* So many pages of statistics in a row have to say that the connection is down, or up, before it is
  * taken for more than a moment's state. */
@@ -26,6 +29,9 @@
 
 /* KIP-467, known to librdkafka since 2.4.0: another message of the batch is the culprit. */
 #define ERR_INVALID_DIFFERENT_RECORD ((rd_kafka_resp_err_t)-138)
+
+/* The system's clock is adjusted by less than this all the time; by more it is set. */
+#define CLOCK_STEP_MS 1000
 
 /* Kafka forgets a producer that has been silent in a partition for so long (a day by default), and
  * the partition is to be warmed anew; well before that. */
@@ -65,6 +71,9 @@ struct topic
 struct mm_kafka
 {
     rd_kafka_t *rk;
+    int wake_fd;         /* readable when there is something to be served; -1: there is none */
+    int64_t clock_ms;    /* what the system's clock is ahead of CLOCK_MONOTONIC by */
+    bool clock_set_back; /* since the producer was made */
     struct topic *topics[N_BUCKETS]; /* by name */
     mm_kafka_partitioner_fn partitioner;
 
@@ -336,6 +345,54 @@ static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char 
     }
 }
 
+/* --- waiting ------------------------------------------------------------------------------------
+ */
+
+/* The client waits until a moment of the system's clock: a wait that goes on while that is set back
+ * takes as much longer. So ours is not its own, but one for a descriptor that it writes to. */
+static void wake_by_descriptor(struct mm_kafka *k)
+{
+    static const uint64_t one = 1;
+    k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (k->wake_fd >= 0) {
+        rd_kafka_queue_t *queue = rd_kafka_queue_get_main(k->rk);
+        rd_kafka_queue_io_event_enable(queue, k->wake_fd, &one, sizeof one);
+        rd_kafka_queue_destroy(queue);
+    }
+}
+
+static int64_t clock_ahead_ms(void)
+{
+    return (int64_t)mm_clock_realtime_ms() - (int64_t)(mm_clock_monotonic_ns() / 1000000);
+}
+
+/* Has the system's clock been set back? Threads of the client may sleep for as long as it was then:
+ * until something wakes them, as the end of the producer does. */
+static void look_at_clock(struct mm_kafka *k)
+{
+    int64_t ahead_ms = clock_ahead_ms();
+    k->clock_set_back = k->clock_set_back || ahead_ms + CLOCK_STEP_MS < k->clock_ms;
+    k->clock_ms = ahead_ms;
+}
+
+void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
+{
+    look_at_clock(k);
+    if (rd_kafka_poll(k->rk, 0) > 0 || timeout_ms == 0) {
+        return;
+    }
+    if (k->wake_fd < 0) {
+        rd_kafka_poll(k->rk, (int)timeout_ms);
+        return;
+    }
+    struct pollfd wait = {.fd = k->wake_fd, .events = POLLIN};
+    uint64_t n;
+    if (poll(&wait, 1, (int)timeout_ms) > 0 && read(k->wake_fd, &n, sizeof n) < 0) {
+        return; /* somebody else has read it: nobody else is there */
+    }
+    rd_kafka_poll(k->rk, 0);
+}
+
 /* --- making -------------------------------------------------------------------------------------
  */
 
@@ -415,6 +472,8 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
         goto fail;
     }
     k->max_message = opts->config->max_message_bytes;
+    k->clock_ms = clock_ahead_ms();
+    wake_by_descriptor(k);
     *out = k;
     return 0;
 
@@ -613,12 +672,6 @@ int mm_kafka_produce(struct mm_kafka *k,
     return MM_EKAFKA;
 }
 
-void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
-{
-    rd_kafka_poll(k->rk, (int)timeout_ms);
-    mm_contact_poll(&k->contact);
-}
-
 void mm_kafka_take_back(struct mm_kafka *k)
 {
     rd_kafka_purge(k->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_NON_BLOCKING);
@@ -630,7 +683,7 @@ static void poll_until_empty(struct mm_kafka *k, uint32_t wait_ms, int purge_fla
     do {
         /* Again and again: a request that fails puts its messages back into the queue. */
         rd_kafka_purge(k->rk, purge_flags | RD_KAFKA_PURGE_F_NON_BLOCKING);
-        rd_kafka_poll(k->rk, 10);
+        mm_kafka_poll(k, 10);
     } while (k->n_out > 0 && mm_clock_monotonic_ns() < deadline);
 }
 
@@ -651,6 +704,9 @@ void mm_kafka_close(struct mm_kafka *k, uint32_t wait_ms)
         }
     }
     rd_kafka_destroy(k->rk);
+    if (k->wake_fd >= 0) {
+        close(k->wake_fd);
+    }
     /* Only now: the client may call on_partition() until it has ended. */
     for (size_t i = 0; i < N_BUCKETS; i++) {
         for (struct topic *t = k->topics[i]; t != NULL;) {
@@ -712,6 +768,12 @@ int mm_kafka_ask(struct mm_kafka *k,
 bool mm_kafka_failed(struct mm_kafka *k, const char **error, const char **reason, bool *strict)
 {
     rd_kafka_resp_err_t err = rd_kafka_fatal_error(k->rk, k->fatal_reason, sizeof k->fatal_reason);
+    if (err == RD_KAFKA_RESP_ERR_NO_ERROR && k->clock_set_back) {
+        *error = "CLOCK_SET_BACK";
+        *reason = "the system's clock was set back, which leaves the Kafka client asleep";
+        *strict = false;
+        return true;
+    }
     if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
         return false;
     }
