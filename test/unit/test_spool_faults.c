@@ -93,6 +93,22 @@ static bool is_file(int fd, const char *name)
     return readlink(link, path, sizeof path - 1) > 0 && strstr(path, name) != NULL;
 }
 
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t len);
+int __real_fallocate(int fd, int mode, off_t offset, off_t len);
+
+static atomic_bool bad_reserve; /* of a segment: the disk has become full meanwhile */
+
+/* As ext4 does it: what there was is kept for the file. */
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    if (atomic_load(&bad_reserve)) {
+        (void)__real_fallocate(fd, mode, offset, len / 2);
+        errno = ENOSPC;
+        return -1;
+    }
+    return __real_fallocate(fd, mode, offset, len);
+}
+
 static atomic_bool bad_writes; /* into segments */
 static bool ends_in_write;     /* the process, behind a page of a segment that is written */
 
@@ -930,6 +946,32 @@ static void test_state_is_written_again_after_a_failed_sync(void **state)
     mm_spool_close(s);
 }
 
+/* What a reservation that failed has got of the disk is given back at once. */
+static void test_a_failed_reservation_keeps_nothing(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 10);
+    uint32_t n = count_segment_files();
+    struct mm_spool_stats before;
+    struct mm_spool_stats after;
+    mm_spool_stats(s, &before);
+    atomic_store(&bad_reserve, true);
+    int err = 0;
+    for (int i = 0; i < 200 && err == 0; i++) {
+        err = append(s, 1);
+    }
+    assert_int_equal(err, MM_EFULL);
+    mm_spool_tick(s);
+    mm_spool_stats(s, &after);
+    assert_int_equal(count_segment_files(), n);
+    assert_int_equal(after.allocated_bytes, before.allocated_bytes);
+    atomic_store(&bad_reserve, false);
+    append_some(s, 10);
+    mm_spool_close(s);
+}
+
 /* A kill may end a write between two pages. What is there of the record then is none, and no
  * damage.
  */
@@ -1160,6 +1202,8 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_state_is_written_again_after_a_failed_sync,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_failed_reservation_keeps_nothing, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(test_a_write_that_ends_half_way, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_disk_that_cannot_be_written_is_full, make_directory,
