@@ -159,6 +159,7 @@ static struct mm_park_lane *new_lane(struct mm_park *p, uint32_t i)
         free(lane);
         return NULL;
     }
+    pthread_mutex_init(&lane->sync_lock, NULL);
     pthread_mutex_init(&lane->lock, NULL);
     lane->shelf.lane = i;
     snprintf(lane->shelf.kafka_topic, sizeof lane->shelf.kafka_topic, "%s",
@@ -343,10 +344,12 @@ int mm_park_sync(struct mm_park *p, uint32_t lane, uint64_t epoch)
     if (spool == NULL) {
         return 0; /* all that was in it is delivered */
     }
-    int err = mm_spool_sync(spool);
-    if (err != 0) {
+    /* The log tells of a failure once: who comes next must find it in epoch. */
+    pthread_mutex_lock(&l->sync_lock);
+    if (mm_spool_sync(spool) != 0) {
         atomic_fetch_add_explicit(&l->epoch, 1, memory_order_acq_rel);
     }
+    pthread_mutex_unlock(&l->sync_lock);
     pthread_mutex_lock(&l->lock);
     l->n_syncing--;
     pthread_mutex_unlock(&l->lock);
@@ -605,6 +608,7 @@ void mm_park_free_lane(struct mm_park *p, struct mm_park_lane *lane)
         mm_park_close_log(p, &lane->shelf);
     }
     free(lane->props);
+    pthread_mutex_destroy(&lane->sync_lock);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }

@@ -40,6 +40,8 @@ struct mm_park_lane
     _Atomic uint64_t n_double;   /* records that are, or will be, there twice */
     _Atomic(const char *) error; /* why it was parked last */
 
+    pthread_mutex_t sync_lock; /* a sync of the log, and what it says to epoch; before lock */
+
     pthread_mutex_t lock; /* for all that follows */
     struct mm_park_shelf shelf;
     bool closing;       /* nothing is added, and the log goes away */
