@@ -205,6 +205,15 @@ static bool know_partitions(struct topic *topic, int32_t n)
     return true;
 }
 
+/* There is a connection. Where there was none, what was wrong with it is over. */
+static void note_up(struct mm_kafka *k)
+{
+    if (!k->up) {
+        mm_contact_down(&k->contact);
+    }
+    k->up = true;
+}
+
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
     (void)rk;
@@ -233,7 +242,7 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
         partition->acked_ns = delivered ? mm_clock_monotonic_ns() : 0;
     }
     if (delivered) {
-        k->up = true;
+        note_up(k);
         mm_contact_reached(&k->contact);
     }
     k->on_report(k->arg, &report);
@@ -318,9 +327,13 @@ static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaq
     if (mm_json_kafka_stats(json, json_len, &stats) == 0) {
         /* One page without a connection may be an idle one that is just made again. */
         k->n_down = stats.any_broker_up ? 0 : k->n_down + 1;
-        k->up = stats.any_broker_up || (k->up && k->n_down < MIN_DOWN_STATISTICS);
+        if (stats.any_broker_up) {
+            note_up(k);
+        } else if (k->n_down >= MIN_DOWN_STATISTICS) {
+            k->up = false;
+        }
         k->n_up = stats.any_broker_up ? k->n_up + 1 : 0;
-        if (k->n_up == MIN_UP_STATISTICS) {
+        if (k->n_up >= MIN_UP_STATISTICS) {
             mm_contact_reached(&k->contact);
         }
     }
