@@ -1,0 +1,105 @@
+"""Compression, partitioner, linger: what is set is what Kafka gets."""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeBroker, MakeKafka
+from harness import mqtt, murmur2
+from harness.consumer import check_delivery, read_topic, wait_records
+from harness.kafka import Cluster, Kafka
+from harness.publisher import Ledger, ReliableClient
+
+_CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+
+
+def _codecs_on_disk(kafka: Kafka, topic: str) -> set[int]:
+    """The codecs of the batches in the node's own files: the low bits of each batch's attributes (KIP-98)."""
+    log = Path(kafka.data / f"{topic}-0" / "00000000000000000000.log").read_bytes()
+    found = set()
+    at = 0
+    while at + 61 <= len(log):
+        (length,) = struct.unpack_from(">i", log, at + 8)
+        if length <= 0:
+            break
+        (attributes,) = struct.unpack_from(">h", log, at + 21)
+        found.add(attributes & 7)
+        at += 12 + length
+    return found
+
+
+def test_every_codec(make_kafka: MakeKafka, make_broker: MakeBroker) -> None:
+    """The batches are compressed as it is set, and what is read is what was published, long payloads too."""
+    kafka = make_kafka()
+    kafka.start()
+    for name, number in _CODECS.items():
+        topic = kafka.new_topic()
+        broker = make_broker(
+            {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "kafka_compression": name, "kafka_linger_ms": 50}
+        ).start()
+        ledger = Ledger()
+        ReliableClient(broker.port, "c", ["a", "b"], ledger, n_messages=100, size=20_000).start().finish(
+            30
+        )
+        broker.health.wait_drained(20)
+        check_delivery(ledger, read_topic(kafka.bootstrap, topic), repeated_payloads=0)
+        assert _codecs_on_disk(kafka, topic) == {number}, name
+        broker.stop()
+
+
+def _fnv1a(key: bytes) -> int:
+    """As librdkafka (and Sarama): 32 bits, its absolute value as a signed number."""
+    h = 0x811C9DC5
+    for byte in key:
+        h = (h ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return h if h < 0x80000000 else 0x100000000 - h
+
+
+_PARTITIONERS: dict[str, Callable[[bytes, int], int]] = {
+    "murmur2_random": murmur2.partition,
+    "murmur2": murmur2.partition,
+    "consistent_random": lambda key, n: zlib.crc32(key) % n,
+    "consistent": lambda key, n: zlib.crc32(key) % n,
+    "fnv1a_random": lambda key, n: _fnv1a(key) % n,
+    "fnv1a": lambda key, n: _fnv1a(key) % n,
+}
+
+
+@pytest.mark.parametrize("name", _PARTITIONERS)
+def test_every_partitioner(kafka: Cluster, make_broker: MakeBroker, name: str) -> None:
+    """Each key goes where another implementation of the same function says; murmur2 is Java's."""
+    topic = kafka.new_topic(7)
+    broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "kafka_partitioner": name}).start()
+    topics = [f"plant/{n}/é{n * 7919}" for n in range(60)]
+    mqtt.publish_all(broker.port, [(t, b"x") for t in topics])
+    records = wait_records(kafka.bootstrap, topic, len(topics))
+    assert {record.mqtt_topic for record in records} == set(topics)
+    for record in records:
+        assert record.key is not None
+        assert record.partition == _PARTITIONERS[name](record.key, 7), record.mqtt_topic
+    assert len({record.partition for record in records}) == 7
+
+
+def test_linger(kafka: Cluster, make_broker: MakeBroker) -> None:
+    """A message on its own waits so long for others, and no longer."""
+    topic = kafka.new_topic()
+    took = {}
+    for linger in (0, 600):
+        broker = make_broker(
+            {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "kafka_linger_ms": linger}
+        ).start()
+        mqtt.publish_all(broker.port, [("warm", b"up")])
+        broker.health.wait_drained(10)
+        begin = time.monotonic()
+        mqtt.publish_all(broker.port, [("a", b"x")])
+        broker.health.wait_drained(10)
+        took[linger] = time.monotonic() - begin
+        broker.stop()
+    assert took[600] > 0.5, took
+    assert took[0] < took[600], took
