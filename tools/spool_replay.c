@@ -5,6 +5,7 @@
  * is left of a round then is sent by one that has a single message in each batch, so that the
  * record that Kafka does not want is known and the others are delivered, in order. */
 #include "human.h"
+#include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
@@ -12,7 +13,6 @@
 #include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
-#include "mm_contact.h"
 #include "spool_args.h"
 
 #include <inttypes.h>
