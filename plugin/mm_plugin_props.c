@@ -93,6 +93,12 @@ static int add_text(struct mm_plugin_props *p, uint16_t tag, const char *text)
     return text == NULL ? 0 : add(p, tag, text, strlen(text));
 }
 
+static uint8_t *put_bytes(uint8_t *at, const void *src, size_t len)
+{
+    memcpy(at, src, len);
+    return at + len;
+}
+
 /* Length of the name, name, value. */
 static int add_pair(struct mm_plugin_props *p, const char *name, const char *value)
 {
@@ -107,8 +113,7 @@ static int add_pair(struct mm_plugin_props *p, const char *name, const char *val
     uint8_t *at = mm_prop_put_header(p->bytes + p->len, MM_TAG_USER_PROPERTY, (uint32_t)len);
     at[0] = (uint8_t)(name_len & 0xFF);
     at[1] = (uint8_t)(name_len >> 8);
-    memcpy(at + 2, name, name_len);
-    memcpy(at + 2 + name_len, value, value_len);
+    (void)put_bytes(put_bytes(at + 2, name, name_len), value, value_len);
     p->len += MM_PROP_HEADER_LEN + len;
     return 0;
 }

@@ -427,8 +427,7 @@ static void test_random_first_of_lists(void **state)
         struct mm_filter_set *set = NULL;
         char errstr[256] = "";
         assert_int_equal(mm_filter_set_new_lists(lists, n_lists, &set, errstr, sizeof errstr), 0);
-        assert_non_null(set);
-        assert_int_equal(mm_filter_set_count(set), 2 * n_lists);
+        assert_int_equal(set == NULL ? 0 : mm_filter_set_count(set), 2 * n_lists);
         for (size_t t = 0; t < N_TOPICS; t++) {
             char topic[RANDOM_LEN];
             random_levels(topic, false);

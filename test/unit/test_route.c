@@ -90,6 +90,16 @@ static void add(struct mm_config *config, const char *text)
     }
 }
 
+/* A route that was added. */
+static const struct mm_config_route *route_at(const struct mm_config *config, size_t i)
+{
+    if (config->routes == NULL || i >= config->n_routes) {
+        fail_msg("there is no route %zu", i);
+        abort();
+    }
+    return &config->routes[i];
+}
+
 static uint32_t lane_of(struct mm_config *config, const char *topic, size_t topic_len)
 {
     assert_int_equal(mm_route_finish(config), 0);
@@ -174,7 +184,7 @@ static void test_each_kafka_topic_has_one_lane(void **state)
     static const uint32_t lanes[] = {1, 2, 1, 0, 3};
     for (size_t i = 0; i < LEN_OF(routes); i++) {
         add(&config, routes[i]);
-        assert_int_equal(config.routes[i].lane, lanes[i]);
+        assert_int_equal(route_at(&config, i)->lane, lanes[i]);
     }
     assert_int_equal(mm_route_n_lanes(&config), 4);
     mm_route_free_all(&config);
@@ -203,7 +213,7 @@ static void test_blanks(void **state)
     for (size_t i = 0; i < LEN_OF(cases); i++) {
         struct mm_config config = no_routes();
         add(&config, cases[i].text);
-        assert_string_equal(config.routes[0].mqtt_filters, cases[i].filters);
+        assert_string_equal(route_at(&config, 0)->mqtt_filters, cases[i].filters);
         assert_int_equal(mm_route_finish(&config), 0);
         assert_int_equal(mm_filter_set_count(config.filters), cases[i].n_filters);
         mm_filter_set_free(config.filters);
@@ -359,7 +369,7 @@ static void test_without_default_topic(void **state)
     (void)state;
     struct mm_config config = {.kafka_topic = NULL};
     add(&config, "a t");
-    assert_int_equal(config.routes[0].lane, 1);
+    assert_int_equal(route_at(&config, 0)->lane, 1);
     mm_route_free_all(&config);
 }
 
