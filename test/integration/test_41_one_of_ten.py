@@ -24,9 +24,10 @@ _ROUTES = 10
 _RATE = 1600.0  # of all routes together, messages a second
 _WORKERS = 2
 
-# Kind of trouble, topics that have it, spool. Of each kind the short form has the first.
-_FORBIDDEN = [(1, "memory"), (3, "disk"), (1, "disk"), (3, "memory")]
-_MISSING = [(3, "disk"), (1, "memory"), (1, "disk"), (3, "memory")]
+# Kind of trouble, topics that have it, spool, and whether each Kafka topic has a route of its own or one template makes
+# them all. Of each kind the short form has the first.
+_FORBIDDEN = [(1, "memory", "named"), (3, "disk", "made"), (1, "disk", "named"), (3, "memory", "made")]
+_MISSING = [(3, "disk", "made"), (1, "memory", "named"), (1, "disk", "made"), (3, "memory", "named")]
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
 
 
 class _Ten:
-    """Ten Kafka topics, a broker with a route to each, and ten publishers. bad: those that will make trouble."""
+    """Ten Kafka topics, a broker with routes to each, and ten publishers. bad: those that will make trouble."""
 
-    def __init__(self, kafka: SecureKafka, n_bad: int, make_broker: MakeBroker, spool_dir: Path | None) -> None:
+    def __init__(
+        self, kafka: SecureKafka, n_bad: int, make_broker: MakeBroker, spool_dir: Path | None, routes: str
+    ) -> None:
         self.kafka = kafka
         prefix = unique("ten")
-        self.topics = [f"{prefix}-{n}" for n in range(_ROUTES)]
+        self.topics = [f"{prefix}-r{n}" for n in range(_ROUTES)]
         self.bad, self.good = self.topics[:n_bad], self.topics[n_bad:]
         options: list[tuple[str, str | int]] = [
             ("kafka_broker", kafka.address("sasl")),
@@ -59,8 +62,11 @@ class _Ten:
             ("kafka_topic", self.good[0]),
             ("kafka_workers", _WORKERS),
             ("kafka_retry_interval", 1),
-            *[("route", f"r{n}/# {topic}") for n, topic in enumerate(self.topics)],
         ]
+        if routes == "named":
+            options += [("route", f"r{n}/# {topic}") for n, topic in enumerate(self.topics)]
+        else:
+            options += [("route", f"+/# {prefix}-${{topic[0]}}"), ("kafka_topic_allow", f"{prefix}-*")]
         if spool_dir is not None:
             options.append(("spool_dir", str(spool_dir)))
         self.broker = make_broker(options)
@@ -131,7 +137,7 @@ def _check_rates(with_trouble: list[float], without: list[float], n_good: int) -
     return text
 
 
-@pytest.mark.parametrize(("n_bad", "spool"), _FORBIDDEN if long_form() else _FORBIDDEN[:1])
+@pytest.mark.parametrize(("n_bad", "spool", "routes"), _FORBIDDEN if long_form() else _FORBIDDEN[:1])
 def test_forbidden(
     secured: SecureKafka,
     make_broker: MakeBroker,
@@ -140,11 +146,12 @@ def test_forbidden(
     figure: Callable[[str], None],
     n_bad: int,
     spool: str,
+    routes: str,
 ) -> None:
     """The right to write to some of ten topics is taken away and given back, again and again, under load. The rate of
     the others is measured from the moment of the loss, and just before: the median ratio is at least 0.95. With the
     right, what was parked arrives, all of it in order."""
-    ten = _Ten(secured, n_bad, make_broker, tmp_path / "spool" if spool == "disk" else None)
+    ten = _Ten(secured, n_bad, make_broker, tmp_path / "spool" if spool == "disk" else None, routes)
     ten.make(ten.topics)
     for topic in ten.topics:
         secured.allow("alice", "WRITE", topic)
@@ -165,7 +172,7 @@ def test_forbidden(
         figure(f"{n_bad} of 10 forbidden, {spool}: {text}; {ten.check(load)}")
 
 
-@pytest.mark.parametrize(("n_bad", "spool"), _MISSING if long_form() else _MISSING[:1])
+@pytest.mark.parametrize(("n_bad", "spool", "routes"), _MISSING if long_form() else _MISSING[:1])
 def test_missing(
     secured: SecureKafka,
     make_broker: MakeBroker,
@@ -174,10 +181,11 @@ def test_missing(
     figure: Callable[[str], None],
     n_bad: int,
     spool: str,
+    routes: str,
 ) -> None:
     """Some of ten topics do not exist; they are made while messages are published. Before that the others have the rate
     that they have afterwards, and what was parked arrives in order."""
-    ten = _Ten(secured, n_bad, make_broker, tmp_path / "spool" if spool == "disk" else None)
+    ten = _Ten(secured, n_bad, make_broker, tmp_path / "spool" if spool == "disk" else None, routes)
     ten.make(ten.good)
     for topic in ten.topics:
         secured.allow("alice", "WRITE", topic)
