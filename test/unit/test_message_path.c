@@ -13,7 +13,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,12 +45,21 @@ struct counts
     int number;          /* of the last one that was none */
 };
 
+/* ThreadSanitizer puts signals off, and makes system calls of its own. */
+#ifdef __SANITIZE_THREAD__
+static const bool counts_syscalls = false;
+#else
+static const bool counts_syscalls = true;
+#endif
+
 static struct counts *counts;
 static _Thread_local bool counting;
 
 static void note_call(void)
 {
-    counts->n_calls += counting;
+    if (counting) {
+        counts->n_calls++; /* only one thread does */
+    }
 }
 
 /* The linker turns the library's calls into these. */
@@ -176,7 +185,7 @@ static int run(const char *dir, size_t n)
         (void)store(&w,
                     i); /* what is done for the first time only (the dynamic linker, the vdso) */
     }
-    int err = forbid_syscalls();
+    int err = counts_syscalls ? forbid_syscalls() : 0;
     if (err != 0) {
         return err;
     }
@@ -223,7 +232,7 @@ static void check_new_segments(const char *dir, size_t n)
     assert_int_equal(counts->n_calls, 0);
     assert_int_equal(counts->number, 0);
     assert_int_equal(counts->n_syscalls, counts->n_futex);
-    assert_in_range(counts->n_futex, 1, counts->n_segments);
+    assert_in_range(counts->n_futex, counts_syscalls ? 1 : 0, counts->n_segments);
 }
 
 static int make_directory(void **state)
