@@ -191,8 +191,9 @@ def test_drop_in(remote: Remote, drop_in: Callable[..., tuple[Container, str]], 
 def test_remote_broker_away_and_back(
     remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster
 ) -> None:
-    """The remote broker is stopped for a while, and killed: the Go program ended then, and lost what came meanwhile. All
-    that was acknowledged over there arrives, in order."""
+    """The remote broker is stopped for a while under load, and later killed: the Go program ended then, and lost what
+    came meanwhile. All that was acknowledged over there arrives, in order. (It is killed when it has had the time to save
+    its sessions: what it loses itself is not ours.)"""
     container, topic = drop_in()
     ledger = Ledger()
     client = ReliableClient(remote.port, "publisher", ["plant/a", "plant/b"], ledger, rate=200).start()
@@ -201,10 +202,11 @@ def test_remote_broker_away_and_back(
     time.sleep(3)
     remote.broker.start()
     time.sleep(3)
+    client.finish(60)
+    time.sleep(3)
     remote.broker.kill()
-    time.sleep(0.3)
     remote.broker.start()
-    time.sleep(1)
+    client = ReliableClient(remote.port, "publisher", ["plant/c"], ledger, n_messages=200).start()
     client.finish(60)
     _wait_all(container, kafka, topic, ledger)
     container.stop()
@@ -309,7 +311,7 @@ def test_wrong_certificates(remote: Remote, make_container: MakeContainer, kafka
     container.start()
     remote.broker.wait_log("OpenSSL Error.*(certificate verify failed|unknown ca)", 30)
     assert container.health.status("/livez") == 200
-    assert _carried(wait_records(kafka.bootstrap, topic, 2)) == [_TEST_MESSAGE][1:]
+    assert _carried(wait_records(kafka.bootstrap, topic, 1)) == []
 
     remote.certificates()
     container.stop()
