@@ -379,9 +379,9 @@ write_bridge() {
     end_with_mistakes
     {
         # The other broker keeps the session, and every message until this one has acknowledged it: which it does when
-        # the plugin has stored it. So there is nothing of the bridge to be kept here.
+        # the plugin has stored it. So there is nothing of the bridge to be kept here. (No per_listener_settings: with it
+        # the plugin would not see what comes over a bridge.)
         echo "persistence false"
-        echo "per_listener_settings false"
         # For people with a shell in the container: nobody else can connect, not even to the loopback address.
         echo "listener 0 $data/mosquitto.sock"
         echo "allow_anonymous false"

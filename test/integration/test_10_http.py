@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from harness.consumer import check_delivery, read_topic, wait_records
 from harness.junk import Junk
 from harness.kafka import Cluster
 from harness.publisher import Ledger, ReliableClient
+from harness.tool import tool
 
 _GO_PROGRAM = {
     "mqtt_received": ("counter", "Number of received MQTT messages"),
@@ -180,3 +184,47 @@ def test_keep_alive_clients_are_served(kafka: Cluster, make_broker: MakeBroker) 
         assert response.status == 200
         assert response.read()
     connection.close()
+
+
+def test_health_command(make_broker: MakeBroker, kafka_port_of_nobody: int, tmp_path: Path) -> None:
+    """`metamorphosis health` finds the port where the plugin has it from: mosquitto.conf, a config_file, the environment.
+    Exit code 0 is the answer 200, and nothing else."""
+    broker = make_broker({"kafka_broker": "127.0.0.1", "kafka_port": kafka_port_of_nobody}).start()
+    options = tmp_path / "options.conf"
+    options.write_text(f"health_port {broker.health_port}\n")
+    for file in (broker.config, options):
+        done = tool("health", file)
+        assert (done.code, done.out, done.err) == (0, "ok\n", "")
+    done = tool("health", "--path", "/healthz", broker.config)
+    assert (done.code, done.out) == (1, "not ready\n")
+    assert tool("health", "--path", "/nowhere", broker.config).code == 1
+    for wrong in (["--path", "livez"], ["--path", "/a b"], ["--timeout", "0"], ["--timeout", "1s"], ["a", "b"]):
+        assert tool("health", *wrong).code == 2, wrong
+    broker.stop()
+    done = tool("health", broker.config)
+    assert done.code == 1 and "Connection refused" in done.err
+
+
+def test_health_command_waits_no_longer(tmp_path: Path) -> None:
+    """Somebody listens and does not answer, or answers something else."""
+    options = tmp_path / "options.conf"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options.write_text(f"health_port {listener.getsockname()[1]}\n")
+        begin = time.monotonic()
+        done = tool("health", "--timeout", "1", options)
+        assert done.code == 1 and "timed out" in done.err.lower() and 1 <= time.monotonic() - begin < 5
+
+        def answer() -> None:
+            for _ in range(2):  # the first one is the client that gave up
+                with listener.accept()[0] as client, contextlib.suppress(OSError):
+                    client.recv(1000)
+                    client.sendall(b"SSH-2.0-x\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = tool("health", "--timeout", "5", options)
+        thread.join()
+        assert done.code == 1 and "does not speak HTTP" in done.err
+    options.write_text("health_port 0\n")
+    done = tool("health", options)
+    assert done.code == 1 and "health_port is 0" in done.err

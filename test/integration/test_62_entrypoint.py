@@ -113,7 +113,6 @@ def test_bridge(place: _Place) -> None:
     assert done.arguments == ["-c", str(place.data / "mosquitto.conf")]
     assert done.config == [
         "persistence false",
-        "per_listener_settings false",
         f"listener 0 {place.data}/mosquitto.sock",
         "allow_anonymous false",
         "max_packet_size 268435460",
