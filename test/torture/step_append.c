@@ -5,8 +5,8 @@
  * then opens the log: the record is absent or complete, those before it are intact, and further
  * appends work.
  *
- * MM_TEST_LONG=1: more sizes, both writers, each instruction also of a sanitizer's build. Else no
- * more than some hundred kills for each case. Needs ptrace(2). */
+ * MM_TEST_LONG=1: more sizes, both writers, each instruction also of a sanitizer's build, but of
+ * records above 1 KiB. Else no more than some hundred kills for each case. Needs ptrace(2). */
 #include "content.h"
 #include "files.h"
 #include "form.h"
@@ -26,12 +26,19 @@
 
 #define CAPACITY 4096
 #define SEGMENT_BYTES 32768
+#define WIDE_SEGMENT_BYTES 131072 /* has room for some records that are large */
 
 /* Did the record go where the case wants it? In notes->stage. */
 enum {
     PLACED = 1,
     MISPLACED = 2
 };
+
+/* Up to here the long form kills at each instruction. */
+#define SMALL_PAYLOAD_LEN 1024
+
+/* At the end of an append the record becomes complete: always each instruction. */
+#define TAIL_STEPS 100
 
 /* More steps than any append takes. */
 #define STEPS_MAX 1000000
@@ -43,22 +50,23 @@ struct step_case
     enum mm_spool_writer writer;
     enum mm_spool_sync sync;
     bool roll; /* it is the first of the next segment */
+    bool wide; /* the segments are */
     bool only_long;
 };
 
 static const struct step_case cases[] = {
-    {"100 B, mapped", 100, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, false},
+    {"100 B, mapped", 100, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, false, false},
     {"100 B, mapped, into the next segment", 100, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL,
-     true, false},
-    {"100 B, pwrite", 100, MM_SPOOL_WRITER_PWRITE, MM_SPOOL_SYNC_INTERVAL, false, true},
+     true, false, false},
+    {"100 B, pwrite", 100, MM_SPOOL_WRITER_PWRITE, MM_SPOOL_SYNC_INTERVAL, false, false, true},
     {"100 B, pwrite, into the next segment", 100, MM_SPOOL_WRITER_PWRITE, MM_SPOOL_SYNC_INTERVAL,
-     true, true},
-    {"100 B, mapped, synced", 100, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_ALWAYS, false, true},
-    {"0 B, mapped", 0, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, true},
-    {"1 KiB, mapped", 1024, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_NEVER, false, true},
-    {"20 KiB, mapped", 20000, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, true},
+     true, false, true},
+    {"100 B, mapped, synced", 100, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_ALWAYS, false, false, true},
+    {"0 B, mapped", 0, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, false, true},
+    {"1 KiB, mapped", 1024, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_NEVER, false, false, true},
+    {"20 KiB, mapped", 20000, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, false, true, true},
     {"40 KiB, a segment of its own", 40000, MM_SPOOL_WRITER_MMAP, MM_SPOOL_SYNC_INTERVAL, true,
-     true},
+     false, true},
 };
 
 /* How the log was found after a kill. */
@@ -77,11 +85,16 @@ struct place
     char notes[FILES_PATH_MAX];
 };
 
+static uint32_t segment_bytes(const struct step_case *c)
+{
+    return c->wide ? WIDE_SEGMENT_BYTES : SEGMENT_BYTES;
+}
+
 static struct load_options options_of(const struct step_case *c, const struct place *place)
 {
     return (struct load_options){.dir = place->dir,
                                  .max_bytes = 1 << 20,
-                                 .segment_bytes = SEGMENT_BYTES,
+                                 .segment_bytes = segment_bytes(c),
                                  .n_readers = 1,
                                  .window = 8,
                                  .sync = c->sync,
@@ -120,7 +133,7 @@ static void get_ready(const struct step_case *c, struct mm_spool *s, struct note
     struct mm_spool_stats stats;
     mm_spool_stats(s, &stats);
     uint64_t segments = stats.n_segments;
-    uint64_t room = SEGMENT_BYTES - MM_LAYOUT_HEADER_LEN;
+    uint64_t room = segment_bytes(c) - MM_LAYOUT_HEADER_LEN;
     while (c->roll && c->payload_len < room) {
         char topic[CONTENT_TOPIC_MAX];
         struct mm_record next;
@@ -346,10 +359,14 @@ static uint64_t count_steps(const struct step_case *c, const struct place *place
 static void run_case(const struct step_case *c, const struct place *place)
 {
     uint64_t n_steps = count_steps(c, place);
-    uint64_t n_kills = form_pick(c->roll ? 300 : 600, 100, STEPS_MAX);
+    /* The way of a large record is that of a small one with more turns of its loops. */
+    uint64_t most = c->payload_len <= SMALL_PAYLOAD_LEN ? STEPS_MAX : 500;
+    uint64_t n_kills = form_pick(c->roll ? 300 : 600, 100, most);
     uint64_t stride = n_steps / n_kills + 1;
+    uint64_t end = n_steps > TAIL_STEPS ? n_steps - TAIL_STEPS : 0;
     struct outcomes o = {0};
-    for (uint64_t n = 1; kill_after(c, place, n, &o); n += stride) {
+    for (uint64_t n = 1; kill_after(c, place, n, &o);) {
+        n = n < end && n + stride > end ? end : n + (n < end ? stride : 1);
     }
     printf("%s: %" PRIu64 " instructions, %" PRIu64 " kills inside append: %" PRIu64
            " absent (%" PRIu64 " of those half written), %" PRIu64 " complete, 0 wrong\n",
