@@ -170,11 +170,11 @@ bool mm_certificate_period_pem(const char *pem, struct mm_certificate_period *ou
     static const char begin_line[] = "-----BEGIN CERTIFICATE-----";
     static const char end_line[] = "-----END CERTIFICATE-----";
     const char *begin = strstr(pem, begin_line);
+    begin = begin != NULL ? begin + sizeof begin_line - 1 : NULL;
     const char *end = begin != NULL ? strstr(begin, end_line) : NULL;
     if (end == NULL) {
         return false;
     }
-    begin += sizeof begin_line - 1;
     uint8_t *der = malloc((size_t)(end - begin) + 1);
     if (der == NULL) {
         return false;

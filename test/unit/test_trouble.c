@@ -754,6 +754,9 @@ static void test_periods(void **state)
     assert_int_equal(period.end_s, 2888039411);
     assert_false(mm_certificate_period_pem("", &period));
     assert_false(mm_certificate_period_pem("-----BEGIN CERTIFICATE-----\n", &period));
+    /* Two lines that share their dashes are no certificate. */
+    assert_false(
+        mm_certificate_period_pem("-----BEGIN CERTIFICATE-----END CERTIFICATE-----", &period));
     assert_false(mm_certificate_read("/nonexistent", &period));
 }
 
