@@ -5,6 +5,7 @@
 # Debian's names. The first list builds; the others run what their name says.
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosquitto-dev librdkafka-dev
     libmicrohttpd-dev libcjson-dev libssl-dev)
+packages_bundled=(npm make libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev libsasl2-dev)
 packages_unit=(libcmocka-dev)
 packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
     python3 python3-venv)

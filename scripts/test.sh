@@ -4,7 +4,7 @@
 #
 #   scripts/test.sh [options] [-- more arguments of pytest]
 #
-#   --preset NAME   release (default), debug, asan, tsan
+#   --preset NAME   release (default), bundled, debug, asan, tsan
 #   --unit          the unit tests only
 #   --integration   the integration tests only
 #   --long          long outages, a thousand kills, gigabytes of backlog (MM_TEST_LONG=1): hours
@@ -44,8 +44,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $preset in
-    release | debug | asan | tsan) ;;
-    *) die "--preset \"$preset\": expected release, debug, asan or tsan" ;;
+    release | bundled | debug | asan | tsan) ;;
+    *) die "--preset \"$preset\": expected release, bundled, debug, asan or tsan" ;;
 esac
 if [ $unit$integration = nono ]; then unit=yes integration=yes; fi
 
@@ -93,7 +93,9 @@ run() {
 
 needed=("${packages_build[@]}" "${packages_unit[@]}")
 if [ $integration = yes ]; then needed+=("${packages_integration[@]}"); fi
+if [ "$preset" = bundled ]; then needed+=("${packages_bundled[@]}"); fi
 install_packages "${needed[@]}"
+if [ "$preset" = bundled ]; then "$root/scripts/fetch-librdkafka.sh"; fi
 targets=()
 if [ $unit = no ]; then
     targets=(mosquitto_metamorphosis metamorphosis loadgen spool_writer)
