@@ -443,6 +443,53 @@ static void test_drop_oldest_offers_the_oldest_and_goes_on(void **state)
     mm_spool_close(s);
 }
 
+/* What is left at last is for those who are told when a message is refused. */
+static void test_qos_0_gives_way_first(void **state)
+{
+    (void)state;
+    struct mm_spool *s = open_spool(1 << 20, 1, false);
+    struct mm_record r = {
+        .type = MM_RECORD_MESSAGE, .topic = "t", .topic_len = 1, .payload = "p", .payload_len = 1};
+    assert_int_equal(mm_spool_append(s, &r), 0);
+    for (uint32_t n = 0; !stats_of(s).tight; n++) {
+        assert_int_equal(append(s, "t", n, 4000), 0);
+        sleep_ms(6); /* the housekeeper looks each 10 ms */
+    }
+    assert_false(stats_of(s).full);
+    assert_int_equal(mm_spool_append(s, &r), MM_EFULL);
+    assert_int_equal(append(s, "t", 0, 4000), 0);
+    mm_spool_close(s);
+}
+
+/* Once full, it takes some room more than for one segment to go on: not one message at a time. */
+static void test_full_is_left_with_room_to_spare(void **state)
+{
+    (void)state;
+    struct mm_spool *s = open_spool(1 << 20, 1, false);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    struct mm_record r;
+    struct mm_spool_pos first;
+    struct mm_spool_pos pos;
+    uint32_t n = append_until_full(s, "t", 0, 4000);
+    assert_int_equal(mm_spool_next(rd, SCAN, &r, &first), 0);
+    for (int freed = 1; freed <= 2; freed++) {
+        pos = first;
+        while (pos.segment == first.segment) {
+            assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+        }
+        first = pos;
+        mm_spool_finish(rd, &pos, 0, 0);
+        if (freed == 1 && on_disk) {
+            sleep_ms(400);
+            assert_true(stats_of(s).full);
+            assert_int_equal(append(s, "t", n, 4000), MM_EFULL);
+        }
+    }
+    ASSERT_EVENTUALLY(!stats_of(s).full);
+    assert_int_equal(append(s, "t", n, 4000), 0);
+    mm_spool_close(s);
+}
+
 /* Another log has all of the limit: to let go of the newest records would give no room. */
 static void test_drop_oldest_keeps_the_tail(void **state)
 {
@@ -672,6 +719,10 @@ int main(void)
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_drop_oldest_offers_the_oldest_and_goes_on,
                                         make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_qos_0_gives_way_first, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_full_is_left_with_room_to_spare, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(test_drop_oldest_keeps_the_tail, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_bad_settings_are_refused, make_directory,
