@@ -124,6 +124,9 @@ static int add_pair(struct mm_plugin_props *p, const char *name, const char *val
 /* The broker's copies: in 2.1 they are counted as its own memory. */
 static void give_back(const struct mm_plugin_props *p, void *copy)
 {
+    if (copy == NULL) {
+        return;
+    }
     if (p->broker_2_1) {
         mosquitto_free(copy);
     } else {
@@ -131,16 +134,18 @@ static void give_back(const struct mm_plugin_props *p, void *copy)
     }
 }
 
+/* A property that cannot be read is left out: its publisher is not to be turned away for it, again
+ * and again. Mosquitto 2.1 gives NULL for a text that is empty. */
 static int take_text(struct mm_plugin_props *p,
                      const mosquitto_property *prop,
                      int id,
                      uint16_t tag)
 {
     char *text = NULL;
-    if (mosquitto_property_read_string(prop, id, &text, false) == NULL || text == NULL) {
-        return MM_ENOMEM; /* it is there: nothing else can have failed */
+    if (mosquitto_property_read_string(prop, id, &text, false) == NULL) {
+        return 0;
     }
-    int err = add_text(p, tag, text);
+    int err = add_text(p, tag, text == NULL ? "" : text);
     give_back(p, text);
     return err;
 }
@@ -151,9 +156,9 @@ static int take_correlation(struct mm_plugin_props *p, const mosquitto_property 
     uint16_t len = 0;
     if (mosquitto_property_read_binary(prop, MQTT_PROP_CORRELATION_DATA, &data, &len, false) ==
         NULL) {
-        return MM_ENOMEM;
+        return 0;
     }
-    int err = add(p, MM_TAG_CORRELATION_DATA, data, len);
+    int err = add(p, MM_TAG_CORRELATION_DATA, data, data == NULL ? 0 : len);
     give_back(p, data);
     return err;
 }
@@ -163,11 +168,10 @@ static int take_pair(struct mm_plugin_props *p, const mosquitto_property *prop)
     char *name = NULL;
     char *value = NULL;
     if (mosquitto_property_read_string_pair(prop, MQTT_PROP_USER_PROPERTY, &name, &value, false) ==
-            NULL ||
-        name == NULL || value == NULL) {
-        return MM_ENOMEM;
+        NULL) {
+        return 0;
     }
-    int err = add_pair(p, name, value);
+    int err = add_pair(p, name == NULL ? "" : name, value == NULL ? "" : value);
     give_back(p, name);
     give_back(p, value);
     return err;
