@@ -5,7 +5,8 @@
 # Debian's names. The first list builds; the others run what their name says.
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosquitto-dev librdkafka-dev
     libmicrohttpd-dev libcjson-dev libssl-dev)
-packages_bundled=(npm make libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev libsasl2-dev)
+# npm, which scripts/fetch-librdkafka.sh needs, comes in more than one package.
+packages_bundled=(make libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev libsasl2-dev)
 packages_unit=(libcmocka-dev)
 packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
     python3 python3-venv)
