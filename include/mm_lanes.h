@@ -58,4 +58,9 @@ const char *mm_lanes_name(const struct mm_lanes *lanes, uint32_t lane);
  */
 void mm_lanes_copy_name(struct mm_lanes *lanes, uint32_t lane, char dst[MM_LANES_NAME_LEN]);
 
+/* A message was delivered to the Kafka topic of this lane, below MM_LANES_MAX; and how many were
+ * since it was added. */
+void mm_lanes_count_delivered(struct mm_lanes *lanes, uint32_t lane);
+uint64_t mm_lanes_n_delivered(const struct mm_lanes *lanes, uint32_t lane);
+
 #endif

@@ -364,10 +364,11 @@ struct mm_worker_view
 uint32_t mm_metrics_n_workers(const struct mm_metrics *m);
 void mm_metrics_view_worker(const struct mm_metrics *m, uint32_t k, struct mm_worker_view *out);
 
-/* What waits for one Kafka topic, by its lane, or MM_METRICS_LANE_OLD. All 0 and NULL where nothing
- * does: it is not parked. */
+/* One Kafka topic, by its lane, or MM_METRICS_LANE_OLD. What waits for it is all 0 and NULL where
+ * nothing does: it is not parked. */
 struct mm_topic_view
 {
+    uint64_t delivered; /* since it is known, or the routes were changed */
     uint64_t n_messages;
     uint64_t n_bytes;
     uint64_t oldest_ms;
@@ -378,6 +379,9 @@ struct mm_topic_view
 /* Lanes there are, that of earlier routes left out. */
 uint32_t mm_metrics_n_topics(const struct mm_metrics *m);
 void mm_metrics_view_topic(const struct mm_metrics *m, uint32_t lane, struct mm_topic_view *out);
+
+/* Messages delivered to the Kafka topic of a lane below mm_metrics_n_topics(). */
+uint64_t mm_metrics_topic_delivered(const struct mm_metrics *m, uint32_t lane);
 
 /* The Kafka topic of a lane; "by earlier routes"; "" when there is no such lane. */
 void mm_metrics_topic_name(const struct mm_metrics *m, uint32_t lane, char dst[MM_LANES_NAME_LEN]);

@@ -30,6 +30,7 @@ struct mm_lanes
     _Atomic uint32_t n;
     _Atomic uint16_t slots[N_SLOTS]; /* 1 + a lane; 0: free */
     struct lane lanes[MM_LANES_MAX];
+    _Atomic uint64_t n_delivered[MM_LANES_MAX];
 
     _Atomic uint32_t max;
     pthread_mutex_t lock; /* for adding, and for the names of those who do not end before a reset */
@@ -54,6 +55,7 @@ static void clear(struct mm_lanes *lanes)
     for (uint32_t i = 0; i < n; i++) {
         free(lanes->lanes[i].name);
         lanes->lanes[i] = (struct lane){.name = NULL};
+        atomic_store_explicit(&lanes->n_delivered[i], 0, memory_order_relaxed);
     }
     for (uint32_t i = 0; i < N_SLOTS; i++) {
         atomic_store_explicit(&lanes->slots[i], 0, memory_order_relaxed);
@@ -218,4 +220,17 @@ void mm_lanes_copy_name(struct mm_lanes *lanes, uint32_t lane, char dst[MM_LANES
         memcpy(dst, lanes->lanes[lane].name, lanes->lanes[lane].name_len + 1);
     }
     pthread_mutex_unlock(&lanes->lock);
+}
+
+/* --- figures ------------------------------------------------------------------------------------
+ */
+
+void mm_lanes_count_delivered(struct mm_lanes *lanes, uint32_t lane)
+{
+    atomic_fetch_add_explicit(&lanes->n_delivered[lane], 1, memory_order_relaxed);
+}
+
+uint64_t mm_lanes_n_delivered(const struct mm_lanes *lanes, uint32_t lane)
+{
+    return atomic_load_explicit(&lanes->n_delivered[lane], memory_order_relaxed);
 }

@@ -64,17 +64,22 @@ uint32_t mm_metrics_n_topics(const struct mm_metrics *m)
     return m->names == NULL ? 0 : mm_lanes_n(m->names);
 }
 
+uint64_t mm_metrics_topic_delivered(const struct mm_metrics *m, uint32_t lane)
+{
+    return mm_lanes_n_delivered(m->names, lane);
+}
+
 void mm_metrics_view_topic(const struct mm_metrics *m, uint32_t lane, struct mm_topic_view *out)
 {
     memset(out, 0, sizeof *out);
+    out->delivered = lane < MM_LANES_MAX ? mm_lanes_n_delivered(m->names, lane) : 0;
     const struct mm_metrics_lane *l = mm_metrics_lane(m, lane);
-    uint64_t n = l == NULL ? 0 : mm_metrics_count_lane(l);
-    if (n > 0) {
-        *out = (struct mm_topic_view){.n_messages = n,
-                                      .n_bytes = mm_counter_get(&l->n_bytes),
-                                      .oldest_ms = mm_counter_get(&l->worker.oldest_ms),
-                                      .retry_at_ms = mm_counter_get(&l->worker.retry_at_ms),
-                                      .refusal = name_of(&l->worker.refusal)};
+    out->n_messages = l == NULL ? 0 : mm_metrics_count_lane(l);
+    if (out->n_messages > 0) {
+        out->n_bytes = mm_counter_get(&l->n_bytes);
+        out->oldest_ms = mm_counter_get(&l->worker.oldest_ms);
+        out->retry_at_ms = mm_counter_get(&l->worker.retry_at_ms);
+        out->refusal = name_of(&l->worker.refusal);
     }
 }
 

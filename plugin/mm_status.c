@@ -152,6 +152,17 @@ uint64_t mm_status_rate_worker(const struct mm_status *s, uint32_t k)
     return rate(from->worker_delivered[k], w.delivered, s->now_ns - from->ns);
 }
 
+uint64_t mm_status_rate_topic(const struct mm_status *s, uint32_t lane, uint64_t delivered)
+{
+    if (lane >= MM_LANES_MAX) {
+        return 0; /* what was parked by earlier routes is counted where it goes */
+    }
+    const struct mm_second *from = second_before(s, MM_STATUS_RATE_S);
+    uint64_t n_back = s->n_seconds - 1 < MM_STATUS_RATE_S ? s->n_seconds - 1 : MM_STATUS_RATE_S;
+    uint64_t row = (s->n_seconds - 1 - n_back) % (MM_STATUS_RATE_S + 1);
+    return rate(s->topic_delivered[row][lane], delivered, s->now_ns - from->ns);
+}
+
 static bool is_waiting(const struct mm_status *s, uint64_t longer_ms)
 {
     return s->shot.oldest_ms != 0 && s->shot.oldest_ms + longer_ms < s->now_ms;
@@ -336,6 +347,11 @@ static void take_second(struct mm_status *s)
         struct mm_worker_view w;
         mm_metrics_view_worker(s->metrics, k, &w);
         second->worker_delivered[k] = w.delivered;
+    }
+    uint64_t *row = s->topic_delivered[s->n_seconds % (MM_STATUS_RATE_S + 1)];
+    uint32_t n_topics = mm_metrics_n_topics(s->metrics);
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        row[i] = i < n_topics ? mm_metrics_topic_delivered(s->metrics, i) : 0;
     }
     s->n_seconds++;
 }

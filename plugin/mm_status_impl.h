@@ -62,7 +62,7 @@ struct mm_event
 
 /* Rates are told over the last five of these, a second each. */
 #define MM_STATUS_SECONDS UINT64_C(64)
-#define MM_STATUS_RATE_S 5
+#define MM_STATUS_RATE_S UINT64_C(5)
 
 struct mm_second
 {
@@ -99,6 +99,7 @@ struct mm_status
     uint64_t now_ms;
 
     struct mm_second seconds[MM_STATUS_SECONDS];
+    uint64_t topic_delivered[MM_STATUS_RATE_S + 1][MM_LANES_MAX]; /* of the last seconds */
     uint64_t n_seconds; /* that were taken, of which the last MM_STATUS_SECONDS are there */
     struct mm_step steps[MM_STATUS_STEPS];
     uint64_t n_steps;
@@ -150,6 +151,7 @@ const char *mm_status_advice(const struct mm_status *s, enum mm_problem_kind kin
 uint64_t mm_status_rate_received(const struct mm_status *s);
 uint64_t mm_status_rate_delivered(const struct mm_status *s);
 uint64_t mm_status_rate_worker(const struct mm_status *s, uint32_t k);
+uint64_t mm_status_rate_topic(const struct mm_status *s, uint32_t lane, uint64_t delivered);
 
 /* Seconds until the spool or its disk is full at the pace of the last minute; UINT64_MAX: it does
  * not grow. */

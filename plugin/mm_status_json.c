@@ -487,6 +487,8 @@ static void write_topic(FILE *out,
     text(out, "error", t->n_messages > 0 && t->refusal != NULL ? t->refusal : "");
     age_or_null(out, "oldest_seconds", t->oldest_ms, s->now_ms);
     time_or_null(out, "next_try", t->retry_at_ms);
+    milli(out, "delivered_per_second", mm_status_rate_topic(s, lane, t->delivered));
+    number(out, "delivered", t->delivered);
     number(out, "bytes", t->n_bytes);
     last_number(out, "messages", t->n_messages);
 }

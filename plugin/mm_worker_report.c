@@ -34,6 +34,9 @@ static void deliver(struct mm_worker *w, struct mm_entry *e, const struct mm_kaf
     if (!is_repeat(w, e->lane)) {
         mm_counter_add(&w->m->delivered, 1);
         mm_counter_add(&w->m->delivered_bytes, r->value_len);
+        if (e->lane < w->max_lanes) {
+            mm_lanes_count_delivered(w->opts.lanes, w->first_lane + e->lane);
+        }
     }
     mm_gauge_set(&w->m->last_delivery_ms, w->now_ms);
     mm_histogram_latency(&w->m->latency,

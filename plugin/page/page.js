@@ -260,6 +260,8 @@
     $("topics").replaceChildren(...s.topics.map((t) => row($("topics"), [
       [t.kafka_topic, "wrap"],
       t.parked ? ["parked: " + t.reason, "wrap state-bad"] : free,
+      [short(t.delivered_per_second), "n"],
+      [count(t.delivered), "n"],
       [t.parked ? count(t.messages) : "–", "n"],
       [t.oldest_seconds === null ? "–" : duration(t.oldest_seconds), "n"],
       [t.parked ? (t.next_try === null ? "soon" : until(s, t.next_try)) : "–", "n"],

@@ -135,7 +135,7 @@ def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeB
     assert status["healthy"] and status["ready"] and status["live"] and status["problems"] == []
     assert status["flow"]["received"] == status["flow"]["delivered"] == 200
     assert status["flow"]["difference"] == 0
-    assert [t["kafka_topic"] for t in status["topics"]] == [topic, missing]
+    assert [(t["kafka_topic"], t["delivered"]) for t in status["topics"]] == [(topic, 200), (missing, 0)]
     assert browser.text("#problems") == ""
     wait_until(lambda: browser.text("#out-more") == "200 in all", 10, "the page counts")
     _look(browser, "healthy", tmp_path)
@@ -159,11 +159,12 @@ def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeB
     problem = _problems(status)["parked"]
     assert "30 messages wait" in problem["text"] and parked["error"] in problem["text"]
     assert browser.text("#problems .do") == problem["advice"] == "Make the topic in Kafka, or change the route."
-    assert re.search(rf"{missing}\s+parked: it is not there\s+30\s", browser.text("#topics"))
+    assert re.search(rf"{missing}\s+parked: it is not there\s+0\s+0\s+30\s", browser.text("#topics"))
     _look(browser, "parked", tmp_path)
     kafka.create_topic(missing)
     status = _see(browser, broker, "All is well", "ok")
     assert [(e["id"], e["title"]) for e in status["events"]] == [("parked", "Kafka refused a topic")]
+    assert {t["kafka_topic"]: t["delivered"] for t in status["topics"]} == {topic: 210, missing: 30}
     assert status["events"][0]["ended"] > status["events"][0]["began"] >= status["started"]
 
     # Kafka is gone.

@@ -124,9 +124,14 @@ static void test_reset_to_the_settings(void **state)
     char name[MM_LANES_NAME_LEN];
     (void)lane_of(lanes, "t.1");
     (void)lane_of(lanes, "t2");
+    mm_lanes_count_delivered(lanes, 1);
+    mm_lanes_count_delivered(lanes, 1);
+    assert_int_equal(mm_lanes_n_delivered(lanes, 0), 0);
+    assert_int_equal(mm_lanes_n_delivered(lanes, 1), 2);
     struct mm_config *config = new_config(3, 4);
     assert_int_equal(mm_lanes_reset(lanes, config), 0);
     assert_int_equal(mm_lanes_n(lanes), 3);
+    assert_int_equal(mm_lanes_n_delivered(lanes, 1), 0);
     for (uint32_t i = 0; i < 3; i++) {
         assert_string_equal(mm_lanes_name(lanes, i), mm_route_kafka_topic(config, i));
         mm_lanes_copy_name(lanes, i, name);

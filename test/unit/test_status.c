@@ -677,6 +677,31 @@ static void test_rates(void **state)
     free_rig(r);
 }
 
+static void test_topic_rates(void **state)
+{
+    (void)state;
+    struct rig *r = new_rig(1);
+    add_lane(r, "other");
+    for (int i = 0; i < 20; i++) {
+        for (int n = 0; n < 30; n++) {
+            mm_lanes_count_delivered(r->lanes, 1);
+        }
+        pass(r, 1);
+    }
+    cJSON *root = ask(r);
+    const cJSON *topics = member(root, "topics");
+    assert_near(number(cJSON_GetArrayItem(topics, 0), "delivered_per_second"), 0, 0);
+    assert_near(number(cJSON_GetArrayItem(topics, 1), "delivered_per_second"), 30, 0.01);
+    assert_near(number(cJSON_GetArrayItem(topics, 1), "delivered"), 600, 0);
+    cJSON_Delete(root);
+    pass(r, 6);
+    root = ask(r);
+    topics = member(root, "topics");
+    assert_near(number(cJSON_GetArrayItem(topics, 1), "delivered_per_second"), 0, 0);
+    cJSON_Delete(root);
+    free_rig(r);
+}
+
 static void test_history(void **state)
 {
     (void)state;
@@ -797,7 +822,7 @@ int main(void)
         cmocka_unit_test(test_start),       cmocka_unit_test(test_some_workers),
         cmocka_unit_test(test_worker),      cmocka_unit_test(test_rates),
         cmocka_unit_test(test_history),     cmocka_unit_test(test_many_events),
-        cmocka_unit_test(test_topics),
+        cmocka_unit_test(test_topics),      cmocka_unit_test(test_topic_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

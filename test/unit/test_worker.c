@@ -103,6 +103,7 @@ static void test_who_fails_alone_too_is_a_dead_letter(void **state)
     struct mm_snapshot shot = rig_figures(g);
     assert_in_range(shot.dead_lettered, 1, 2);
     assert_int_equal(shot.delivered, 30 - shot.dead_lettered);
+    assert_int_equal(mm_lanes_n_delivered(g->lanes, 0), shot.delivered);
     struct mm_dead_stats dead;
     mm_dead_stats(g->dead, &dead);
     assert_int_equal(dead.n_letters, shot.dead_lettered);
