@@ -22,6 +22,8 @@
 
 #include "mm_config.h"
 
+#include "mm_trouble.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -188,11 +190,9 @@ int32_t mm_kafka_partition(const struct mm_config *config,
  * to know. Lives as long as the producer. Thread: the owner. */
 struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k);
 
-/* The client library's name of the last error of a connection, such as "_TRANSPORT"; static. NULL:
- * there has been none.
- *
+/* What is wrong with the connections; MM_TROUBLE_NONE while that is not known, or nothing is.
  * Thread: the owner. */
-const char *mm_kafka_last_error_name(const struct mm_kafka *k);
+enum mm_trouble mm_kafka_trouble(const struct mm_kafka *k);
 
 /* The client library's version as it runs, e.g. "2.0.2", and as a number (0x020002ff).
  *

@@ -134,8 +134,8 @@ enum mm_worker_state {
     MM_N_WORKER_STATES
 };
 
-/* A down_error: connected, but Kafka confirms nothing. */
-#define MM_METRICS_STALLED "STALLED"
+/* A down_why beside those of mm_trouble.h: connected, but Kafka confirms nothing. */
+#define MM_METRICS_STALLED UINT64_C(1000)
 
 #define MM_HISTOGRAM_MAX 20
 
@@ -212,10 +212,10 @@ struct mm_metrics_worker
     _Atomic uint64_t state;            /* gauge: enum mm_worker_state */
     _Atomic uint64_t retry_at_ms;  /* gauge: next try of a parked topic, since the epoch; or 0 */
     _Atomic uint64_t heartbeat_ns; /* gauge: CLOCK_MONOTONIC of the last loop */
-    /* Names of errors, by Kafka or its client; static; NULL: none. */
-    _Atomic(const char *) refusal;    /* why Kafka refused a Kafka topic last */
-    _Atomic(const char *) down_error; /* why it was not reached last, or MM_METRICS_STALLED */
-    struct mm_histogram latency;      /* receipt to delivery report */
+    _Atomic uint64_t down_why;     /* gauge: enum mm_trouble, or MM_METRICS_STALLED */
+    _Atomic(const char *)
+        refusal; /* Kafka's name of why it refused a Kafka topic last; static; NULL: it has not */
+    struct mm_histogram latency; /* receipt to delivery report */
 };
 
 struct mm_metrics;
@@ -357,8 +357,8 @@ struct mm_worker_view
     uint64_t oldest_ms;
     uint64_t last_delivery_ms;
     uint64_t retry_at_ms;
-    const char *refusal;    /* NULL: none */
-    const char *down_error; /* NULL: none */
+    const char *refusal; /* NULL: none */
+    uint64_t down_why;   /* while it does not reach Kafka: enum mm_trouble */
 };
 
 uint32_t mm_metrics_n_workers(const struct mm_metrics *m);

@@ -88,7 +88,6 @@ struct mm_kafka
     uint32_t n_up;   /* statistics in a row with a connection */
     uint32_t n_down; /* and without */
     struct mm_contact contact;
-    const char *last_error_name; /* librdkafka's, static; NULL: there was none yet */
     char fatal_reason[256];
 };
 
@@ -314,8 +313,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
         return; /* the error of the connection itself, which is told, has the reason */
     }
     if (strstr(reason, shut_text()) == NULL) {
-        k->last_error_name = rd_kafka_err2name((rd_kafka_resp_err_t)err);
-        mm_contact_error(&k->contact, k->last_error_name, reason);
+        mm_contact_error(&k->contact, rd_kafka_err2name((rd_kafka_resp_err_t)err), reason);
     }
 }
 
@@ -836,9 +834,9 @@ struct rd_kafka_s *mm_kafka_client(struct mm_kafka *k)
     return k->rk;
 }
 
-const char *mm_kafka_last_error_name(const struct mm_kafka *k)
+enum mm_trouble mm_kafka_trouble(const struct mm_kafka *k)
 {
-    return k->last_error_name;
+    return k->contact.trouble;
 }
 
 const char *mm_kafka_version(void)

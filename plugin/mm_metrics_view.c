@@ -55,7 +55,7 @@ void mm_metrics_view_worker(const struct mm_metrics *m, uint32_t k, struct mm_wo
         .last_delivery_ms = mm_counter_get(&w->last_delivery_ms),
         .retry_at_ms = mm_counter_get(&w->retry_at_ms),
         .refusal = name_of(&w->refusal),
-        .down_error = name_of(&w->down_error),
+        .down_why = mm_counter_get(&w->down_why),
     };
 }
 

@@ -3,6 +3,7 @@
 #include "mm_error.h"
 #include "mm_spool.h"
 #include "mm_status_impl.h"
+#include "mm_trouble.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,23 +63,6 @@ const struct mm_problem_def mm_problem_defs[MM_N_PROBLEMS] = {
  */
 
 static const struct mm_cause causes[] = {
-    {MM_METRICS_STALLED, "it is connected, but confirms nothing",
-     "Is Kafka frozen or overloaded, or is the Kafka topic missing?"},
-    {"_TRANSPORT", "the connection is refused or cut",
-     "Is Kafka running? Are kafka_broker and its port right? Is a firewall in between?"},
-    {"_ALL_BROKERS_DOWN", "the connection is refused or cut",
-     "Is Kafka running? Are kafka_broker and its port right? Is a firewall in between?"},
-    {"_RESOLVE", "the name of a Kafka node cannot be resolved",
-     "Is kafka_broker right? Does this machine know the names that Kafka advertises?"},
-    {"_SSL", "TLS fails",
-     "The broker's log has the reason: a certificate that is not trusted, has expired or is of "
-     "another name, or a client certificate that is missing."},
-    {"_AUTHENTICATION", "Kafka does not accept user or password",
-     "Mend the user, the password or the mechanism, here or in Kafka."},
-    {"SASL_AUTHENTICATION_FAILED", "Kafka does not accept user or password",
-     "Mend the user, the password or the mechanism, here or in Kafka."},
-    {"_TIMED_OUT", "it does not answer in time",
-     "Is Kafka overloaded, or is a firewall in between?"},
     {"TOPIC_AUTHORIZATION_FAILED", "there is no right to write to it",
      "Grant the plugin's user the right to write to it."},
     {"CLUSTER_AUTHORIZATION_FAILED", "a right at the cluster is missing",
@@ -101,10 +85,28 @@ const struct mm_cause *mm_status_cause(const char *name)
     return &unknown;
 }
 
+void mm_status_kafka_cause(const struct mm_status *s, struct mm_cause *out)
+{
+    static const char nobody[] =
+        "Is Kafka running? Are kafka_broker and its port right? Is a firewall in between?";
+    *out = (struct mm_cause){"", "there is no connection", nobody};
+    if (s->kafka_why == MM_METRICS_STALLED) {
+        out->text = "it is connected, but confirms nothing";
+        out->advice = "Is Kafka frozen or overloaded, or is the Kafka topic missing?";
+    } else if (s->kafka_why != MM_TROUBLE_NONE && s->kafka_why < MM_N_TROUBLES) {
+        const char *remedy = mm_trouble_remedy((enum mm_trouble)s->kafka_why);
+        const char *name = mm_trouble_name((enum mm_trouble)s->kafka_why);
+        out->text = name[0] != '\0' ? name : "the broker's log says why";
+        out->advice = remedy[0] != '\0' ? remedy : nobody;
+    }
+}
+
 const char *mm_status_advice(const struct mm_status *s, enum mm_problem_kind kind)
 {
     if (kind == MM_PROBLEM_KAFKA) {
-        return mm_status_cause(s->kafka_error)->advice;
+        struct mm_cause cause;
+        mm_status_kafka_cause(s, &cause);
+        return cause.advice;
     }
     if (kind == MM_PROBLEM_PARKED) {
         return mm_status_cause(s->parked_error)->advice;
@@ -283,7 +285,7 @@ static void look_at_workers(struct mm_status *s)
         struct mm_worker_view w;
         mm_metrics_view_worker(s->metrics, k, &w);
         if (!w.kafka_up) {
-            s->kafka_error = w.down_error;
+            s->kafka_why = w.down_why;
             s->kafka_was_up = s->kafka_was_up && w.kafka_was_up;
             s->n_workers_down++;
         }

@@ -119,7 +119,7 @@ struct mm_status
     uint64_t verdict_since_ms;
 
     /* why the Kafka problem and the parked one are there, of the last look */
-    const char *kafka_error;
+    uint64_t kafka_why; /* enum mm_trouble, or MM_METRICS_STALLED */
     bool kafka_was_up;
     uint32_t n_workers_down;
     uint32_t n_parked;
@@ -143,6 +143,9 @@ struct mm_cause
 };
 
 const struct mm_cause *mm_status_cause(const char *name);
+
+/* Why Kafka is not reached, likewise. */
+void mm_status_kafka_cause(const struct mm_status *s, struct mm_cause *out);
 
 /* What is to be done about a problem that is active. */
 const char *mm_status_advice(const struct mm_status *s, enum mm_problem_kind kind);

@@ -128,6 +128,23 @@ static void title_of_parked(const struct mm_status *s, char dst[MM_STATUS_TITLE_
     }
 }
 
+/* Write what is to be done, as a sentence: some of the words are made for the middle of a line. */
+static void advice(FILE *out, const char *words)
+{
+    char sentence[MM_STATUS_TEXT_LEN];
+    put(sentence, sizeof sentence, "%s", words);
+    size_t len = strlen(sentence);
+    bool is_option = strncmp(sentence, "kafka_", 6) == 0;
+    if (!is_option && sentence[0] >= 'a' && sentence[0] <= 'z') {
+        sentence[0] = (char)(sentence[0] - 'a' + 'A');
+    }
+    if (len > 0 && len + 1 < sizeof sentence && strchr(".?!", sentence[len - 1]) == NULL) {
+        sentence[len] = '.';
+        sentence[len + 1] = '\0';
+    }
+    text(out, "advice", sentence);
+}
+
 /* What is wrong, in a few words; of those that are active. */
 static void title_of(const struct mm_status *s,
                      enum mm_problem_kind kind,
@@ -156,13 +173,12 @@ static void title_of(const struct mm_status *s,
     }
 }
 
-/* "Reason: TLS fails (_SSL)." */
+/* "Reason: it is not there (UNKNOWN_TOPIC_OR_PART)." */
 static void reason_of(const char *error, char *dst, size_t len)
 {
     const struct mm_cause *cause = mm_status_cause(error);
-    bool named = error != NULL && strcmp(error, MM_METRICS_STALLED) != 0;
-    put(dst, len, "Reason: %s%s%s%s.", cause->text, named ? " (" : "", named ? error : "",
-        named ? ")" : "");
+    put(dst, len, "Reason: %s%s%s%s.", cause->text, error != NULL ? " (" : "",
+        error != NULL ? error : "", error != NULL ? ")" : "");
 }
 
 static void text_of_parked(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
@@ -177,12 +193,11 @@ static void text_of_parked(const struct mm_status *s, char dst[MM_STATUS_TEXT_LE
 
 static void text_of_kafka(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
 {
-    char reason[160];
-    reason_of(s->kafka_error, reason, sizeof reason);
+    struct mm_cause cause;
+    mm_status_kafka_cause(s, &cause);
     put(dst, MM_STATUS_TEXT_LEN,
-        "%s Messages wait in the spool, in order. It is tried again by itself, about once a "
-        "second.",
-        reason);
+        "Reason: %s. Messages wait in the spool, in order. It is tried again by itself.",
+        cause.text);
 }
 
 static void text_of_nearly_full(const struct mm_status *s, char dst[MM_STATUS_TEXT_LEN])
@@ -381,7 +396,7 @@ static void write_problems(FILE *out, const struct mm_status *s)
         text(out, "level", mm_problem_defs[i].critical ? "critical" : "warning");
         text(out, "title", title);
         text(out, "text", words);
-        text(out, "advice", mm_status_advice(s, (enum mm_problem_kind)i));
+        advice(out, mm_status_advice(s, (enum mm_problem_kind)i));
         milli(out, "since", p->since_ms);
         last_number(out, "count", p->count);
         fputc('}', out);
@@ -546,7 +561,7 @@ static void write_events(FILE *out, const struct mm_status *s)
         text(out, "id", mm_problem_defs[e->kind].id);
         text(out, "level", mm_problem_defs[e->kind].critical ? "critical" : "warning");
         text(out, "title", title);
-        text(out, "advice", e->advice);
+        advice(out, e->advice);
         milli(out, "began", e->began_ms);
         time_or_null(out, "ended", e->ended_ms);
         last_number(out, "count", e->count);

@@ -198,9 +198,8 @@ static void watch_connection(struct mm_worker *w)
     bool stalled = w->n_in_flight > 0 && w->now_ns - w->progress_ns > STALL_NS;
     bool up = mm_kafka_up(kafka) && !stalled;
     if (!up) {
-        const char *error =
-            stalled && mm_kafka_up(kafka) ? MM_METRICS_STALLED : mm_kafka_last_error_name(kafka);
-        atomic_store_explicit(&w->m->down_error, error, memory_order_relaxed);
+        bool silent = stalled && mm_kafka_up(kafka);
+        mm_gauge_set(&w->m->down_why, silent ? MM_METRICS_STALLED : mm_kafka_trouble(kafka));
     }
     if (up != w->up) {
         w->up = up;

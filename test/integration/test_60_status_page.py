@@ -173,7 +173,7 @@ def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeB
     status = _see(browser, broker, "Kafka is not reached", "warning")
     assert not status["healthy"] and status["ready"]
     assert not any(w["kafka_reached"] for w in status["workers"])
-    assert "(_TRANSPORT)" in _problems(status)["kafka"]["text"]
+    assert "Reason: nobody answers." in _problems(status)["kafka"]["text"]
     assert "kept in the spool" in browser.text("#text")
     assert "waiting for Kafka" in browser.text("#workers")
     _look(browser, "kafka-down", tmp_path)

@@ -4,6 +4,7 @@
 #include "mm_metrics.h"
 #include "mm_spool.h"
 #include "mm_status.h"
+#include "mm_trouble.h"
 
 #include <cjson/cJSON.h>
 #include <setjmp.h>
@@ -266,13 +267,13 @@ static void make_tight(struct rig *r, bool on)
 static void make_down(struct rig *r, bool on)
 {
     mm_gauge_set(&worker(r)->kafka_up, on ? 0 : 1);
-    atomic_store(&worker(r)->down_error, on ? "_SSL" : NULL);
+    mm_gauge_set(&worker(r)->down_why, on ? MM_TROUBLE_EXPIRED : MM_TROUBLE_NONE);
 }
 
 static void make_stalled(struct rig *r, bool on)
 {
     make_down(r, on);
-    atomic_store(&worker(r)->down_error, MM_METRICS_STALLED);
+    mm_gauge_set(&worker(r)->down_why, MM_METRICS_STALLED);
 }
 
 static void make_never_up(struct rig *r, bool on)
@@ -341,13 +342,15 @@ static const struct state
      "raise spool_max_bytes", "Soon publishers are turned away.", "The spool was nearly full"},
     {"nearly_full", "critical", make_tight, "The spool is nearly full", "0 % of it are used",
      "raise spool_max_bytes", "Soon publishers are turned away.", "The spool was nearly full"},
-    {"kafka", "warning", make_down, "Kafka is not reached", "Reason: TLS fails (_SSL).",
-     "certificate", "kept in the spool", "Kafka was not reached"},
+    {"kafka", "warning", make_down, "Kafka is not reached", "Reason: its certificate has expired.",
+     "Renew it at Kafka (or is this machine's clock wrong?).", "kept in the spool",
+     "Kafka was not reached"},
     {"kafka", "warning", make_stalled, "Kafka is not reached",
      "Reason: it is connected, but confirms nothing.", "frozen", "kept in the spool",
      "Kafka was not reached"},
     {"kafka", "warning", make_never_up, "Kafka has not been reached yet", "Messages wait",
-     "certificate", "kept in the spool", "Kafka was not reached"},
+     "Renew it at Kafka (or is this machine's clock wrong?).", "kept in the spool",
+     "Kafka was not reached"},
     {"parked", "warning", make_parked_worker, "Kafka refuses the topic mqtt",
      "there is no right to write to it (TOPIC_AUTHORIZATION_FAILED). 7 messages wait, in order. It",
      "Grant", "kept in the spool", "Kafka refused a topic"},
