@@ -188,8 +188,9 @@ def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeB
     assert list(_problems(status)) == ["nearly_full", "kafka"]
     wait_until(lambda: _status(broker)["spool"]["seconds_to_full"] is not None, 10, "the time to full is known")
     wait_until(lambda: browser.text("#spool-left").startswith("full in about"), 10, "the page says so")
+    used = "Number(document.getElementById('bar').getAttribute('aria-valuenow'))"
+    wait_until(lambda: 75 <= browser.run(used) < 100, 10, "the bar is where it should be")
     assert re.fullmatch(r"Spool \d\d % used", browser.text("#spool-label"))
-    assert 75 <= int(browser.run("document.getElementById('bar').getAttribute('aria-valuenow')")) < 100
     _look(browser, "nearly-full", tmp_path)
 
     # Publishers are turned away.
