@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import re
 import signal
 import subprocess
+from pathlib import Path
 
 from conftest import MakeBroker
 from harness import mqtt
-from harness.broker import plugin_file, sanitized
+from harness.broker import plugin_file, preloaded, sanitized
 from harness.consumer import wait_records
 from harness.kafka import Cluster
 
@@ -53,6 +55,23 @@ def test_threads_leave_the_signals_to_the_broker(kafka: Cluster, make_broker: Ma
         broker.child.signal(signal.SIGHUP)
     mqtt.publish_all(broker.port, [("a", b"x")])
     wait_records(kafka.bootstrap, topic, 21)
+
+
+def test_another_librdkafka_in_the_process(kafka: Cluster, make_broker: MakeBroker) -> None:
+    """Another plugin may have brought the system's librdkafka along, before ours is loaded. The plugin goes on with the
+    one it was built with, which may be another (the preset bundled), and messages arrive."""
+    library = ctypes.util.find_library("rdkafka")
+    assert library is not None, "no librdkafka on this machine"
+    options = {"kafka_broker": kafka.bootstrap, "kafka_topic": kafka.new_topic()}
+    alone = make_broker(options).start()
+    (line,) = alone.wait_log(r"version \S+, librdkafka \S+:")
+    alone.stop()
+    beside = make_broker(options, env={"LD_PRELOAD": f"{library}:{preloaded()}".rstrip(":")}).start()
+    (other,) = beside.wait_log(r"version \S+, librdkafka \S+:")
+    assert Path(f"/proc/{beside.pid}/maps").read_text().count(library) > 0
+    assert re.search(r"librdkafka \S+:", line)[0] == re.search(r"librdkafka \S+:", other)[0]  # type: ignore[index]
+    mqtt.publish_all(beside.port, [("a", b"x")])
+    wait_records(kafka.bootstrap, options["kafka_topic"], 1)
 
 
 def test_only_the_doors_are_exported() -> None:
