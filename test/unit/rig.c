@@ -3,6 +3,8 @@
 #include "mm_error.h"
 #include "mm_kafka.h"
 
+#include <dlfcn.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +129,28 @@ int __wrap_mm_spool_sync(struct mm_spool *s)
     faults.n_park_syncs += s != main_spool;
     faults.n_park_faults += err != 0;
     return err != 0 ? err : __real_mm_spool_sync(s);
+}
+
+/* In the place of the C library's, for the Kafka client, too. */
+__attribute__((visibility("default"))) int getaddrinfo(const char *name,
+                                                       const char *service,
+                                                       const struct addrinfo *hints,
+                                                       struct addrinfo **out)
+{
+    typedef int (*getaddrinfo_fn)(const char *, const char *, const struct addrinfo *,
+                                  struct addrinfo **);
+    if (name != NULL && strcmp(name, RIG_HANGING_HOST) == 0) {
+        faults.n_hanging++;
+        while (faults.hang_resolver) {
+            sleep_ms(5);
+        }
+        faults.n_hanging--;
+        return EAI_NONAME;
+    }
+    void *found = dlsym(RTLD_NEXT, "getaddrinfo");
+    getaddrinfo_fn real;
+    memcpy(&real, &found, sizeof real);
+    return real(name, service, hints, out);
 }
 
 int __wrap_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter)

@@ -25,6 +25,9 @@
 
 #define API_PRODUCE 0
 #define API_INIT_PRODUCER_ID 22
+/* A name that nobody has; see struct faults. */
+#define RIG_HANGING_HOST "hanging.test"
+
 #define MAX_OPTIONS 16
 #define MAX_MESSAGES 8000
 
@@ -37,6 +40,8 @@ struct faults
     _Atomic int park_open_err;   /* the logs of parked lanes: cannot be made; */
     _Atomic int park_append_err; /* ... take nothing; */
     _Atomic int park_sync_err;   /* ... cannot be synced */
+    _Atomic bool hang_resolver;  /* looking for the address of RIG_HANGING_HOST takes until then */
+    _Atomic uint64_t n_hanging;  /* so many look for it just now */
     _Atomic uint64_t n_repeat;   /* so many records were counted by an earlier process */
     _Atomic uint64_t n_eio;      /* how often a fault has happened */
     _Atomic uint64_t n_unburied;

@@ -40,7 +40,8 @@ static void write_settings(struct stage *s, const char *bootstrap, const char *m
     write_file(s->file, text);
 }
 
-static struct stage *stage_new(const char *more)
+/* At these brokers; hang: whoever looks for a hanging host hangs from the start on. */
+static struct stage *stage_at(const char *bootstrap, bool hang)
 {
     struct stage *s = calloc(1, sizeof *s);
     assert_non_null(s);
@@ -50,7 +51,8 @@ static struct stage *stage_new(const char *more)
     snprintf(s->file, sizeof s->file, "%s/settings", s->dir);
     snprintf(s->watched, sizeof s->watched, "%s/ca", s->dir);
     write_file(s->watched, "one");
-    write_settings(s, s->g->bootstrap, more);
+    write_settings(s, bootstrap == NULL ? s->g->bootstrap : bootstrap, "");
+    faults.hang_resolver = hang;
     s->g->n_options = 0;
     rig_option(s->g, "config_file", s->file);
     rig_start(s->g);
@@ -69,6 +71,11 @@ static struct stage *stage_new(const char *more)
     char errstr[256];
     assert_int_equal(mm_live_start(s->live, errstr, sizeof errstr), 0);
     return s;
+}
+
+static struct stage *stage_new(void)
+{
+    return stage_at(NULL, false);
 }
 
 static void stage_free(struct stage *s)
@@ -104,7 +111,7 @@ static bool wait_count(struct stage *s, enum mm_reload how, uint64_t n, uint64_t
 static void test_on_demand(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     const struct mm_config *before = mm_live_settings(s->live);
     assert_true(rig_wait_empty(s->g, 5000));
     mm_live_reload(s->live);
@@ -129,7 +136,7 @@ static void test_on_demand(void **state)
 static void test_mistakes_change_nothing(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     const struct mm_config *before = mm_live_settings(s->live);
     rig_publish_many(s->g, 1, 1);
     assert_true(rig_wait_empty(s->g, 5000)); /* Kafka is reached */
@@ -161,7 +168,7 @@ static void test_mistakes_change_nothing(void **state)
 static void test_watched_files(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     rig_publish_many(s->g, 10, 1);
     write_file(s->watched, "two");
     assert_true(wait_count(s, MM_RELOAD_APPLIED, 1, 10000));
@@ -184,7 +191,7 @@ static void test_watched_files(void **state)
 static void test_a_file_that_keeps_changing_is_waited_for(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     char text[16] = "";
     uint64_t end = now_ms() + 4000;
     for (int i = 0; now_ms() < end; i++) {
@@ -200,7 +207,7 @@ static void test_a_file_that_keeps_changing_is_waited_for(void **state)
 static void test_config_file_is_not_read_unasked(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     write_settings(s, s->g->bootstrap, "mqtt_topic a/#\n");
     write_file(s->watched, "two");
     assert_true(wait_count(s, MM_RELOAD_APPLIED, 1, 10000));
@@ -212,7 +219,7 @@ static void test_config_file_is_not_read_unasked(void **state)
 static void test_a_stop_does_not_wait_for_a_proof(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     rig_publish_many(s->g, 1, 1);
     assert_true(rig_wait_empty(s->g, 5000));
     write_settings(s, "127.0.0.1:1", "");
@@ -226,10 +233,34 @@ static void test_a_stop_does_not_wait_for_a_proof(void **state)
     stage_free(s);
 }
 
+/* The client of before hangs in name resolution: the plugin's stop is not held up by it. */
+static void test_a_stop_in_a_change_that_hangs(void **state)
+{
+    (void)state;
+    struct stage *s = stage_at(RIG_HANGING_HOST ":1", true);
+    rig_publish_many(s->g, 50, 5);
+    uint64_t end = now_ms() + 10000;
+    while (faults.n_hanging == 0 && now_ms() < end) {
+        sleep_ms(5);
+    }
+    assert_true(faults.n_hanging > 0);
+    write_settings(s, s->g->bootstrap, "");
+    mm_live_reload(s->live); /* proved, and then it waits for the client of before */
+    assert_false(wait_count(s, MM_RELOAD_APPLIED, 1, 12000));
+    assert_true(rig_logged(s->g, "the Kafka client of before does not end"));
+    uint64_t start = now_ms();
+    assert_true(mm_live_stop(s->live, 5000));
+    assert_true(now_ms() - start < 4000);
+    assert_true(mm_live_join(s->live, 5000));
+    assert_int_equal(count(s, MM_RELOAD_APPLIED), 0);
+    faults.hang_resolver = false;
+    stage_free(s);
+}
+
 static void test_a_storm_is_few_changes(void **state)
 {
     (void)state;
-    struct stage *s = stage_new("");
+    struct stage *s = stage_new();
     rig_publish_many(s->g, 100, 5);
     for (int i = 0; i < 200; i++) {
         char more[64];
@@ -296,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_a_file_that_keeps_changing_is_waited_for),
         cmocka_unit_test(test_config_file_is_not_read_unasked),
         cmocka_unit_test(test_a_stop_does_not_wait_for_a_proof),
+        cmocka_unit_test(test_a_stop_in_a_change_that_hangs),
         cmocka_unit_test(test_a_storm_is_few_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

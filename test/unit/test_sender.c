@@ -438,6 +438,31 @@ static void test_suspects_are_judged_after_the_change(void **state)
     rig_free(g);
 }
 
+static void test_a_client_that_hangs_is_waited_for(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    faults.hang_resolver = true;
+    g->options[0].value = RIG_HANGING_HOST ":1";
+    rig_start(g);
+    rig_publish_many(g, 50, 5);
+    for (uint64_t end = now_ms() + 10000; faults.n_hanging == 0 && now_ms() < end;) {
+        sleep_ms(5);
+    }
+    assert_true(faults.n_hanging > 0);
+    assert_false(rig_settle(g, 1000, 3000)); /* its client cannot be ended */
+    rig_publish_many(g, 50, 5);
+    assert_false(mm_sender_await(g->sender, 200));
+    faults.hang_resolver = false;
+    assert_true(mm_sender_await(g->sender, 20000));
+    g->options[0].value = g->bootstrap;
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 0);
+    check_all_there(g, 1);
+    rig_free(g);
+}
+
 static void test_a_stop_comes_while_all_is_at_rest(void **state)
 {
     (void)state;
@@ -463,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_routes_change_again_and_again),
         cmocka_unit_test(test_an_old_log_outlives_the_process),
         cmocka_unit_test(test_suspects_are_judged_after_the_change),
+        cmocka_unit_test(test_a_client_that_hangs_is_waited_for),
         cmocka_unit_test(test_a_stop_comes_while_all_is_at_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
