@@ -2,6 +2,7 @@
 
 #include "mm_clock.h"
 #include "mm_error.h"
+#include "mm_gate.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
 #include "mm_log.h"
@@ -27,8 +28,9 @@
  * it might have been half written. */
 #define LOOK_MS 1000
 
-/* How long the cluster may take to answer, and to one that it lets not in. A question waits longer
- * and longer, so that a stop is noticed soon and a slow cluster is heard all the same. */
+/* How long the cluster may take to answer, and to one whom it does not let in: who is refused for
+ * who he is is not tried again at once. A question waits longer and longer, so that a stop is
+ * noticed soon and a slow cluster is heard all the same. */
 #define PROVE_NS (10 * SECOND_NS)
 #define REJECTED_NS (3 * SECOND_NS)
 #define ASK_MIN_MS 250
@@ -42,7 +44,8 @@
 /* When the plugin ends meanwhile: so much of its time is for the change. */
 #define SETTLE_STOP_NS (2 * SECOND_NS)
 
-/* Files that do not work are tried again, longer and longer apart. */
+/* Files that do not work are tried again, longer and longer apart, unless those in use do not work
+ * either. */
 #define RETRY_MIN_S 10
 #define RETRY_MAX_S 300
 
@@ -81,8 +84,9 @@ struct mm_live
     uint64_t files_sum; /* of the files with certificates and secrets in use */
     uint64_t look_sum;  /* the same when last looked at */
     bool files_failed;  /* they have changed, and do not work */
-    uint64_t retry_ns;  /* when they are tried again */
-    uint64_t retry_s;   /* the last pause before that */
+    bool files_waiting; /* they have changed, and Kafka is away */
+    uint64_t tried_ns;  /* when they were tried last; 0: since they have changed never */
+    uint64_t retry_s;   /* pause before they are tried again */
     struct retired *retired;
     struct mm_log_limit resume_limit;
 };
@@ -282,7 +286,10 @@ static void tell_topic(void *arg, const char *topic, const char *error, const ch
 }
 
 /* Ask until there is an answer, or it is no use. */
-static bool ask(struct mm_live *l, struct mm_kafka *kafka, const struct mm_config *config)
+static bool ask(struct mm_live *l,
+                struct mm_kafka *kafka,
+                const struct mm_gate *gate,
+                const struct mm_config *config)
 {
     const char *topics[MM_LANES_MAX + 1];
     size_t n = mm_route_n_lanes(config);
@@ -300,7 +307,7 @@ static bool ask(struct mm_live *l, struct mm_kafka *kafka, const struct mm_confi
             return true;
         }
         spent_ns = mm_clock_monotonic_ns() - start_ns;
-        if (mm_kafka_is_rejected(kafka) && spent_ns > REJECTED_NS) {
+        if (mm_gate_pause_ms(gate) > 0 || (mm_kafka_is_rejected(kafka) && spent_ns > REJECTED_NS)) {
             return false;
         }
         wait_ms = wait_ms * 2 > ASK_MAX_MS ? ASK_MAX_MS : wait_ms * 2;
@@ -314,17 +321,20 @@ static enum proof prove(struct mm_live *l,
                         char *why,
                         size_t why_len)
 {
+    struct mm_gate gate; /* of its own: one that is refused is refused once */
     struct mm_kafka_options opts = {
         .config = config,
         .loose = true,
         .quiet = true,
         .log = l->opts.log,
+        .gate = &gate,
     };
     struct mm_kafka *kafka;
+    mm_gate_init(&gate, RETRY_MIN_S * 1000, RETRY_MAX_S * 1000);
     if (mm_kafka_new(&opts, &kafka, why, why_len) != 0) {
         return UNUSABLE;
     }
-    bool answered = ask(l, kafka, config);
+    bool answered = ask(l, kafka, &gate, config);
     const char *error = mm_kafka_last_error(kafka);
     if (!answered) {
         snprintf(why, why_len, "Kafka is not reached: %s",
@@ -496,30 +506,55 @@ static void reload_settings(struct mm_live *l)
     l->file_sum = file_sum;
     l->files_sum = l->look_sum = files_sum;
     l->files_failed = false;
+    l->files_waiting = false;
     mm_gauge_set(&l->m->file_changed, 0);
     note_success(l, MM_RELOAD_APPLIED);
+}
+
+/* Files that have changed do not work. */
+static void note_unproved(struct mm_live *l, enum proof proof, const char *why)
+{
+    l->tried_ns = mm_clock_monotonic_ns();
+    if (proof == NO_ANSWER && !mm_sender_reaches_kafka(l->opts.sender)) {
+        if (!l->files_waiting) {
+            mm_log_write(
+                l->opts.log, MM_LOG_WARN,
+                "reload: the certificates or secrets have changed, and are used when Kafka "
+                "is reached by them: %s",
+                why);
+        }
+        l->files_waiting = true;
+        return;
+    }
+    note_failure(l, "the certificates or secrets have changed and do not work", why);
+    l->files_failed = true;
+    l->retry_s = l->retry_s == 0 ? RETRY_MIN_S : l->retry_s * 2;
+    l->retry_s = l->retry_s > RETRY_MAX_S ? RETRY_MAX_S : l->retry_s;
 }
 
 /* The files with certificates and secrets have changed. */
 static void renew(struct mm_live *l, uint64_t sum)
 {
     char why[512];
-    if (prove(l, current(l), why, sizeof why) != PROVED) {
-        if (stopping(l)) {
-            return;
-        }
-        note_failure(l, "the certificates or secrets have changed and do not work", why);
-        l->files_failed = true;
-        l->retry_s = l->retry_s == 0 ? RETRY_MIN_S : l->retry_s * 2;
-        l->retry_s = l->retry_s > RETRY_MAX_S ? RETRY_MAX_S : l->retry_s;
-        l->retry_ns = mm_clock_monotonic_ns() + l->retry_s * SECOND_NS;
+    enum proof proof = prove(l, current(l), why, sizeof why);
+    if (stopping(l)) {
         return;
     }
-    if (swap(l, current(l), "the certificates or secrets that have changed are in use")) {
+    if (proof != PROVED) {
+        note_unproved(l, proof, why);
+    } else if (swap(l, current(l), "the certificates or secrets that have changed are in use")) {
         l->files_sum = sum;
         l->files_failed = false;
+        l->files_waiting = false;
         note_success(l, MM_RELOAD_APPLIED);
     }
+}
+
+/* Is it time to try the files that have changed? */
+static bool is_due(const struct mm_live *l)
+{
+    uint64_t pause_s = mm_sender_reaches_kafka(l->opts.sender) ? l->retry_s : RETRY_MIN_S;
+    return l->tried_ns == 0 || mm_clock_monotonic_ns() - l->tried_ns >= pause_s * SECOND_NS;
 }
 
 /* From time to time: the files. */
@@ -530,6 +565,7 @@ static void look(struct mm_live *l)
     bool at_rest = sum == l->look_sum;
     l->look_sum = sum;
     if (sum == l->files_sum) {
+        l->files_waiting = false;
         if (l->files_failed) {
             l->files_failed = false;
             mm_gauge_set(&l->m->failed, 0);
@@ -540,8 +576,8 @@ static void look(struct mm_live *l)
     }
     if (!at_rest) {
         l->retry_s = 0;
-        l->retry_ns = 0;
-    } else if (mm_clock_monotonic_ns() >= l->retry_ns) {
+        l->tried_ns = 0;
+    } else if (is_due(l)) {
         renew(l, sum);
     }
 }

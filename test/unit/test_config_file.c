@@ -511,6 +511,8 @@ static void test_every_fixed_option(void **state)
         expect_taken(b, other);
         assert_int_equal(mm_config_diff_fixed(plain, other, text, sizeof text), 1);
         assert_memory_equal(text, others[i].name, strlen(others[i].name));
+        assert_int_equal(mm_config_keep_fixed(plain, other), 0);
+        assert_int_equal(mm_config_diff_fixed(plain, other, text, sizeof text), 0);
         mm_config_free(other);
         mm_config_free(plain);
     }
