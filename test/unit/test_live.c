@@ -188,6 +188,32 @@ static void test_watched_files(void **state)
     stage_free(s);
 }
 
+static void test_files_that_change_in_an_outage(void **state)
+{
+    (void)state;
+    struct stage *s = stage_new();
+    rig_publish_many(s->g, 10, 1);
+    assert_true(rig_wait_empty(s->g, 5000));
+    rd_kafka_mock_broker_set_down(s->g->cluster, 1);
+    for (uint64_t end = now_ms() + 15000; now_ms() < end && rig_figures(s->g).healthy;) {
+        sleep_ms(20);
+    }
+    assert_false(rig_figures(s->g).healthy);
+    write_file(s->watched, "two");
+    rig_publish_many(s->g, 10, 1);
+    for (uint64_t end = now_ms() + 20000;
+         now_ms() < end && !rig_logged(s->g, "are used when Kafka is reached by them");) {
+        sleep_ms(20);
+    }
+    assert_true(rig_logged(s->g, "are used when Kafka is reached by them"));
+    assert_int_equal(count(s, MM_RELOAD_FAILED), 0); /* it is not theirs that Kafka is away */
+    assert_int_equal(count(s, MM_RELOAD_APPLIED), 0);
+    rd_kafka_mock_broker_set_up(s->g->cluster, 1);
+    assert_true(wait_count(s, MM_RELOAD_APPLIED, 1, 25000));
+    assert_true(rig_wait_empty(s->g, 10000));
+    stage_free(s);
+}
+
 static void test_a_file_that_keeps_changing_is_waited_for(void **state)
 {
     (void)state;
@@ -324,6 +350,7 @@ int main(void)
         cmocka_unit_test(test_on_demand),
         cmocka_unit_test(test_mistakes_change_nothing),
         cmocka_unit_test(test_watched_files),
+        cmocka_unit_test(test_files_that_change_in_an_outage),
         cmocka_unit_test(test_a_file_that_keeps_changing_is_waited_for),
         cmocka_unit_test(test_config_file_is_not_read_unasked),
         cmocka_unit_test(test_a_stop_does_not_wait_for_a_proof),
