@@ -50,6 +50,7 @@ struct mm_kafka_report
         maybe_persisted; /* not delivered as far as we know, but it was sent: a repeat may follow */
     bool too_large;      /* SUSPECT because of its size */
     bool unroutable;     /* never of a producer: SUSPECT because no Kafka topic is found for it */
+    bool wrong_time;     /* WAIT because of its time stamp */
     bool general;        /* WAIT for a reason that is not this Kafka topic's alone */
     const char *error;   /* the error's name, e.g. "MSG_SIZE_TOO_LARGE"; static */
     const char *reason;  /* in words; static */

@@ -177,6 +177,7 @@ static void fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err,
         .class = classify(err),
         .too_large = err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
                      err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE,
+        .wrong_time = err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
         .general = is_general(err),
         .error = rd_kafka_err2name(err),
         .reason = rd_kafka_err2str(err),

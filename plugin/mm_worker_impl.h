@@ -56,6 +56,7 @@ struct mm_worker_lane
     const char *refused;     /* why it is to be parked after the drain; NULL: it is not */
     uint64_t n_copied;       /* entries that are in its log and not yet known to be on the disk */
     uint64_t epoch;          /* of mm_park.h, when the first of them was copied */
+    uint64_t stale_ms;       /* what has waited for longer is stamped anew; 0: nothing is */
     uint32_t resync_s;       /* pause after the last sync that failed */
 };
 
@@ -122,6 +123,7 @@ struct mm_worker
     uint64_t now_ms;
     struct mm_message *message; /* scratch */
     struct mm_log_limit park_limit;
+    struct mm_log_limit stale_limit;
     struct mm_log_limit full_limit;
     struct mm_log_limit dead_limit;
     struct mm_log_limit unburied_limit;

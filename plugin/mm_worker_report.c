@@ -12,6 +12,9 @@
 #include <stdatomic.h>
 #include <string.h>
 
+/* No topic can be meant to refuse a time stamp that is younger. */
+#define STALE_MIN_MS 250
+
 /* --- reports ------------------------------------------------------------------------------------
  */
 
@@ -255,6 +258,35 @@ void mm_worker_on_test_report(struct mm_worker *w, const struct mm_kafka_report 
     }
 }
 
+/* Kafka refuses time stamps. Where that can be for their age (message.timestamp.before.max.ms), all
+ * that has waited for half as long as the youngest that was refused is sent with the time of its
+ * sending, as nothing else would ever get it into Kafka. False: it is not for their age, since that
+ * was tried, or for want of it: a clock is wrong, which somebody has to mend. */
+static bool stamp_anew(struct mm_worker *w, const struct mm_entry *e)
+{
+    struct mm_worker_lane *lane = &w->lanes[e->lane];
+    if ((e->flags & MM_ENTRY_STAMPED) != 0) {
+        lane->stale_ms = 0;
+        return false;
+    }
+    uint64_t stale_ms = w->now_ms > e->time_ms ? (w->now_ms - e->time_ms) / 2 : 0;
+    if (stale_ms < STALE_MIN_MS) {
+        return lane->stale_ms != 0; /* an older one of its batch was meant */
+    }
+    if (lane->stale_ms == 0 || stale_ms < lane->stale_ms) {
+        lane->stale_ms = stale_ms;
+    }
+    uint64_t n_held = 0;
+    if (mm_log_allowed(&w->stale_limit, w->now_ns, MM_WORKER_LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(w->opts.log, MM_LOG_WARN,
+                     "Kafka topic %s refuses the time stamps of messages that have waited "
+                     "(INVALID_TIMESTAMP; message.timestamp.before.max.ms of the topic): what has "
+                     "waited for more than %" PRIu64 " ms is stamped with the time of its sending",
+                     mm_worker_kafka_topic_of(w, e), lane->stale_ms);
+    }
+    return true;
+}
+
 void mm_worker_settle_report(struct mm_worker *w,
                              uint64_t index,
                              const struct mm_kafka_report *r,
@@ -291,7 +323,9 @@ void mm_worker_settle_report(struct mm_worker *w,
             break;
         case MM_KAFKA_WAIT:
             w->n_refusals++;
-            refuse_topic(w, e, r);
+            if (!r->wrong_time || !stamp_anew(w, e)) {
+                refuse_topic(w, e, r);
+            }
             break;
         case MM_KAFKA_AGAIN:
         case MM_KAFKA_DELIVERED:

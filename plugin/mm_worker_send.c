@@ -46,6 +46,18 @@ static const char *find_fault(const struct mm_worker *w,
     return report->error;
 }
 
+/* What Kafka would refuse for its age gets the present as its time stamp; see stamp_anew() in
+ * mm_worker_report.c. */
+static void stamp(const struct mm_worker *w, struct mm_entry *e, struct mm_kafka_message *m)
+{
+    uint64_t stale_ms = w->lanes[e->lane].stale_ms;
+    e->flags &= (uint8_t)~MM_ENTRY_STAMPED;
+    if (stale_ms != 0 && w->now_ms > e->time_ms && w->now_ms - e->time_ms >= stale_ms) {
+        e->flags |= MM_ENTRY_STAMPED;
+        m->time_ms = w->now_ms;
+    }
+}
+
 static int produce(struct mm_worker *w,
                    struct mm_kafka *kafka,
                    struct mm_entry *e,
@@ -66,6 +78,7 @@ static int produce(struct mm_worker *w,
     }
     m.topic = mm_worker_kafka_topic_of(w, e);
     m.tag = e;
+    stamp(w, e, &m);
     return mm_kafka_produce(kafka, &m, report);
 }
 

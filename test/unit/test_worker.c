@@ -1,6 +1,7 @@
 /* The workers against a mock cluster; see rig.h. */
 #include "rig.h"
 
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
 
@@ -463,6 +464,64 @@ static void test_a_time_in_the_future_is_clamped(void **state)
     assert_in_range(seen->message[0].time_ms, now, now + 20000);
     assert_int_equal(seen->message[1].time_ms, now - 7200000);
     free(seen);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* As rig_wait_delivered(), where records were appended behind the rig's back. */
+static bool wait_delivered(struct rig *g, uint64_t n, uint64_t timeout_ms)
+{
+    uint64_t end = now_ms() + timeout_ms;
+    while (rig_figures(g).delivered < n && now_ms() < end) {
+        sleep_ms(5);
+    }
+    return rig_figures(g).delivered == n;
+}
+
+/* The topic takes no time stamp as old as those of the backlog. */
+static void test_a_time_too_old_becomes_the_present(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    uint64_t now = mm_clock_realtime_ms();
+    struct mm_record r = {.type = MM_RECORD_MESSAGE, .topic = "t", .topic_len = 1};
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                      RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP);
+    const uint64_t ages[] = {7200000, 7200000, 10000};
+    for (size_t i = 0; i < 3; i++) {
+        r.time_ms = now - ages[i];
+        assert_int_equal(mm_spool_append(g->spool, &r), 0);
+    }
+    assert_true(wait_delivered(g, 3, 8000)); /* the topic is not waited for: that takes 10 s */
+    struct seen *seen = consume(g, "mqtt", 1);
+    assert_int_equal(seen->n, 3);
+    assert_in_range(seen->message[0].time_ms, now, now + 20000);
+    assert_in_range(seen->message[1].time_ms, now, now + 20000);
+    assert_int_equal(seen->message[2].time_ms, now - 10000); /* it is far younger */
+    assert_true(rig_logged(g, "stamped with the time of its sending"));
+    free(seen);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* A time stamp that is new is refused for another reason, and so is one that was renewed. */
+static void test_a_wrong_time_for_no_age_waits(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    for (uint64_t i = 0; i < 2; i++) {
+        struct mm_record r = {.type = MM_RECORD_MESSAGE, .topic = "t", .topic_len = 1};
+        r.time_ms = mm_clock_realtime_ms() - 7200000 * i;
+        rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, i + 1,
+                                          RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
+                                          RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP);
+        assert_int_equal(mm_spool_append(g->spool, &r), 0);
+        assert_true(wait_delivered(g, i + 1, 20000));
+        assert_true(rig_count_lines(g, "refuses messages: INVALID_TIMESTAMP") > 0);
+        assert_true(rig_count_lines(g, "stamped with the time of its sending") == i);
+    }
     rig_stop_workers(g, 5000);
     rig_free(g);
 }
@@ -1008,6 +1067,8 @@ int main(void)
         cmocka_unit_test(test_a_parked_topic_is_told_and_probed),
         cmocka_unit_test(test_a_cluster_that_confirms_nothing_is_not_healthy),
         cmocka_unit_test(test_a_time_in_the_future_is_clamped),
+        cmocka_unit_test(test_a_time_too_old_becomes_the_present),
+        cmocka_unit_test(test_a_wrong_time_for_no_age_waits),
         cmocka_unit_test(test_a_new_producer_is_no_outage),
         cmocka_unit_test(test_a_quiet_shard_costs_no_wakeups),
         cmocka_unit_test(test_a_suspect_that_lost_its_place_is_dropped),
