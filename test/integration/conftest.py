@@ -1,6 +1,7 @@
 """Fixtures: a shared Kafka, Kafkas of one's own, brokers with the plugin.
 
 MM_TEST_KAFKA=host:port      a cluster for the tests that neither stop nor configure it; they make topics in it
+MM_TEST_KAFKA_VERSION=3.9.1  another version of the Apache Kafka that the tests start
 MM_TEST_MOSQUITTO=path       the broker, otherwise mosquitto from the PATH
 MM_TEST_PLUGIN=path          the plugin, otherwise the one of the release preset
 MM_TEST_PRELOAD=libraries    preloaded into the broker: the run-time library of a sanitizer

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import MakeBroker, long_form
-from harness import mqtt, ports
+from harness import mqtt
 from harness.audit import audit_topics
 from harness.consumer import read_topic
 from harness.kafka import Kafka
@@ -53,14 +53,8 @@ class _Line:
 
     def __init__(self, directory: Path) -> None:
         self.proxy = ToxicProxy()
-        self.proxy.server_port = behind = ports.free_port()
         self.kafka = Kafka(directory)
-        self.kafka.properties |= {
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.kafka.port},FAR://127.0.0.1:{behind},"
-            f"CONTROLLER://127.0.0.1:{self.kafka.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.kafka.port},FAR://127.0.0.1:{self.proxy.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        }
+        self.proxy.server_port = self.kafka.add_way(lambda _: self.address)
 
     @property
     def address(self) -> str:
@@ -113,9 +107,9 @@ class _Run:
         """Returns the moment of the end, seconds since the epoch."""
         proxy = self.line.proxy
         before = proxy.n_connections
+        proxy.toxin = fault.toxin
         if fault.once is not None:
             fault.once(proxy)
-        proxy.toxin = fault.toxin
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if fault.again is not None:

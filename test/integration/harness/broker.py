@@ -76,12 +76,14 @@ class Broker:
         leak_check: bool = True,
         binary: str | None = None,
         launcher: Sequence[str] = (),
+        preload: Sequence[Path] = (),
         user: str = "root",
     ) -> None:
         """options: of the plugin, without plugin_opt_; health_port is added unless it is there. config_lines come
         before the plugin's part, config_tail behind it. env: what the broker finds in its environment. leak_check:
         whether a sanitizer, if there is one, looks for leaks at the end. binary: another broker than the usual one.
-        launcher: a command that starts it in its own place, prlimit for instance. user: that a root's broker becomes.
+        launcher: a command that starts it in its own place, prlimit for instance. preload: libraries that stand before
+        all others. user: that a root's broker becomes.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self.port = ports.free_port()
@@ -92,6 +94,7 @@ class Broker:
         self._leak_check = leak_check
         self._binary = binary
         self._launcher = list(launcher)
+        self._preload = [str(library) for library in preload]
         self._child: Child | None = None
         pairs = list(options.items() if isinstance(options, Mapping) else options)
         names = [name for name, _ in pairs]
@@ -154,9 +157,10 @@ class Broker:
         assert self._child is None, "the broker is running already"
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         argv = [*self._launcher, self._binary or mosquitto_binary(), "-c", str(self.config)]
-        if preloaded():
+        if preloaded() or self._preload:
             # By env(1), so that what runs before the broker is not preloaded.
-            argv = ["env", f"LD_PRELOAD={preloaded()}", *argv]
+            argv = ["env", f"LD_PRELOAD={' '.join([preloaded(), *self._preload]).strip()}", *argv]
+        if preloaded():
             env |= {name: self._sanitizer_options(name, file) for name, file in _SANITIZERS.items()}
         self._child = Child("mosquitto", argv, self._output, env=env | self._env, cwd=self.directory)
 

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -74,11 +74,11 @@ class Installation:
     """The cache: jars, class archive, formatted data directory."""
 
     def __init__(self, version: str | None = None) -> None:
-        """version: another than the one in pom.xml."""
+        """version: another than that of MM_TEST_KAFKA_VERSION, or else the one in pom.xml."""
         pom = _POM.read_bytes()
         found = re.search(rb"<kafka\.version>([^<]+)<", pom)
         assert found is not None
-        self.version = version or found[1].decode()
+        self.version = version or os.environ.get("MM_TEST_KAFKA_VERSION") or found[1].decode()
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         # The digest makes a changed list of jars another installation; an old run goes on with its own.
         digest = hashlib.sha256(pom).hexdigest()[:12]
@@ -286,6 +286,18 @@ class Kafka(Cluster):
         self.properties = dict(properties or {})  # over the usual ones, from the next start on
         self._child: Child | None = None
         self._log_start = 0
+
+    def add_way(self, advertised: Callable[[int], str]) -> int:
+        """Have the node listen on a second port, from the next start on, for clients that come another way and are to
+        stay on it. advertised(port): by which host:port they are told to come. Returns the port."""
+        port = ports.free_port()
+        addresses = f"PLAINTEXT://127.0.0.1:{self.port},FAR://127.0.0.1:{port}"
+        self.properties |= {
+            "listeners": f"{addresses},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port},FAR://{advertised(port)}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        }
+        return port
 
     @property
     def child(self) -> Child:
