@@ -217,6 +217,12 @@ class Client:
         self._last_id = self._last_id % 65535 + 1
         return self._last_id
 
+    def _readable(self, seconds: float) -> bool:
+        # Not select(): it cannot wait for the descriptors above 1023 of a long run.
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def receive(self, timeout: float | None = None) -> Packet:
         """The next packet. Raises Closed; TimeoutError when nothing comes."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
@@ -225,7 +231,7 @@ class Client:
             if packet is not None:
                 return packet
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.socket], [], [], left)[0]:
+            if left <= 0 or not self._readable(left):
                 raise TimeoutError("no packet came")
             try:
                 data = self.socket.recv(65536)
