@@ -380,21 +380,29 @@ static void test_without_descriptors_nothing_is_dropped(void **state)
     mm_spool_close(s);
 }
 
-/* Others fill the disk: dropping all that is stored would make no room. */
-static void test_nothing_is_dropped_for_room_that_does_not_come(void **state)
+/* A log with some records that drops its oldest, on a disk of which others have a part. *first: the
+ * first record, which its reader has taken. */
+static struct mm_spool *open_on_a_shared_disk(struct mm_spool_pos *first)
 {
-    (void)state;
     struct mm_spool_options opts = plain();
     opts.manual = false;
     opts.drop_oldest = true;
     opts.min_free = 100 << 20;
     space_left = UINT64_C(1) << 30;
     struct mm_spool *s = open_log(&opts);
-    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
     struct mm_record r;
-    struct mm_spool_pos pos;
     append_some(s, 200);
-    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    assert_int_equal(mm_spool_next(mm_spool_reader(s, 0), SCAN, &r, first), 0);
+    return s;
+}
+
+/* Others fill the disk: dropping all that is stored would make no room. */
+static void test_nothing_is_dropped_for_room_that_does_not_come(void **state)
+{
+    (void)state;
+    struct mm_spool_pos pos;
+    struct mm_spool *s = open_on_a_shared_disk(&pos);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
     space_left = 90 << 20;
     sleep_ms(700);
     uint32_t n = 0;
@@ -417,17 +425,9 @@ static void test_nothing_is_dropped_for_room_that_does_not_come(void **state)
 static void test_nothing_is_dropped_when_the_disk_is_taken_suddenly(void **state)
 {
     (void)state;
-    struct mm_spool_options opts = plain();
-    opts.manual = false;
-    opts.drop_oldest = true;
-    opts.min_free = 100 << 20;
-    space_left = UINT64_C(1) << 30;
-    struct mm_spool *s = open_log(&opts);
-    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
-    struct mm_record r;
     struct mm_spool_pos pos;
-    append_some(s, 200);
-    assert_int_equal(mm_spool_next(rd, SCAN, &r, &pos), 0);
+    struct mm_spool *s = open_on_a_shared_disk(&pos);
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
     space_left = 90 << 20;
     uint32_t n = 0;
     while (n < 400 && append(s, 1) == 0) {
