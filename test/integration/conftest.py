@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -31,10 +30,6 @@ from harness.secure import SecureKafka
 
 _LONGEST_TEST = 240  # seconds, of one test in its short form; five times that in its long form
 _figures = pytest.StashKey[list[str]]()
-
-
-# Each port that a test was given is kept by a descriptor; a soft limit of 1,024 is too little for all of them.
-resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 def long_form() -> bool:

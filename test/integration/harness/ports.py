@@ -3,7 +3,8 @@
 Two things go wrong with the usual "bind to 0 and close": another test run takes the same port, and the kernel gives
 it to some outgoing connection while the server that used it is down (it may even connect a waiting client to itself).
 So ports are taken from below the kernel's range for outgoing connections, and each is reserved as long as this process
-lives. The reservation is a name in Linux' abstract socket namespace: it leaves no file behind.
+lives. The reservation is a name in Linux' abstract socket namespace: it leaves no file behind. It holds a whole block of
+ports: with one descriptor for each port, a whole run had so many that select() could wait for none of the later ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 
 _LOWEST = 15000
 _USUAL_END = 32768  # where the kernel's range for outgoing connections usually begins
+_BLOCK = 64  # ports by one reservation
+
+_ours: list[int] = []  # of the reserved blocks, not given to anybody yet
 
 
 def _end() -> int:
@@ -24,10 +28,10 @@ def _end() -> int:
     return first if first - _LOWEST >= 1000 else _USUAL_END
 
 
-def _reserve(port: int) -> bool:
+def _reserve(block: int) -> bool:
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        reservation.bind(f"\0metamorphosis-test-port-{port}")
+        reservation.bind(f"\0metamorphosis-test-ports-{block}")
     except OSError:
         reservation.close()
         return False
@@ -48,7 +52,11 @@ def _nobody_listens(port: int) -> bool:
 def free_port() -> int:
     """A port of 127.0.0.1 on which nobody listens, and which no other test process will be given."""
     for _ in range(1000):
-        port = random.randrange(_LOWEST, _end())
-        if _reserve(port) and _nobody_listens(port):
+        if not _ours:
+            block = random.randrange(_LOWEST, _end() - _BLOCK + 1, _BLOCK)
+            if _reserve(block):
+                _ours.extend(range(block, block + _BLOCK))
+                random.shuffle(_ours)
+        elif _nobody_listens(port := _ours.pop()):
             return port
     raise RuntimeError("no free port on 127.0.0.1")
