@@ -56,6 +56,14 @@ int __wrap_mm_spool_open(const struct mm_spool_options *opts,
 int __wrap_mm_spool_append(struct mm_spool *s, const struct mm_record *r);
 int __wrap_mm_spool_sync(struct mm_spool *s);
 int __wrap_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter);
+extern rd_kafka_t *__real_rd_kafka_new(rd_kafka_type_t type,
+                                       rd_kafka_conf_t *conf,
+                                       char *errstr,
+                                       size_t errstr_len);
+rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
+                                rd_kafka_conf_t *conf,
+                                char *errstr,
+                                size_t errstr_len);
 
 int __wrap_mm_spool_next(struct mm_spool_reader *rd,
                          uint32_t max_scan,
@@ -129,6 +137,18 @@ int __wrap_mm_spool_sync(struct mm_spool *s)
     faults.n_park_syncs += s != main_spool;
     faults.n_park_faults += err != 0;
     return err != 0 ? err : __real_mm_spool_sync(s);
+}
+
+rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
+                                rd_kafka_conf_t *conf,
+                                char *errstr,
+                                size_t errstr_len)
+{
+    if (faults.one_request &&
+        rd_kafka_conf_set(conf, "max.in.flight", "1", errstr, errstr_len) != RD_KAFKA_CONF_OK) {
+        return NULL;
+    }
+    return __real_rd_kafka_new(type, conf, errstr, errstr_len);
 }
 
 /* In the place of the C library's, for the Kafka client, too. */

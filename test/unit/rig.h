@@ -31,8 +31,8 @@
 #define MAX_OPTIONS 16
 #define MAX_MESSAGES 8000
 
-/* The linker leads calls of some functions of the spool and of the dead letters to the rig (see
- * CMakeLists.txt). All is cleared by rig_new(). */
+/* The linker leads calls of some functions of the spool, of the dead letters and of the Kafka
+ * client to the rig (see CMakeLists.txt). All is cleared by rig_new(). */
 struct faults
 {
     _Atomic bool read_eio;       /* the disk gives no record */
@@ -40,10 +40,15 @@ struct faults
     _Atomic int park_open_err;   /* the logs of parked lanes: cannot be made; */
     _Atomic int park_append_err; /* ... take nothing; */
     _Atomic int park_sync_err;   /* ... cannot be synced */
-    _Atomic bool hang_resolver;  /* looking for the address of RIG_HANGING_HOST takes until then */
-    _Atomic uint64_t n_hanging;  /* so many look for it just now */
-    _Atomic uint64_t n_repeat;   /* so many records were counted by an earlier process */
-    _Atomic uint64_t n_eio;      /* how often a fault has happened */
+    /* Producers have one request on its way at a time. The mock cluster takes any sequence number:
+     * a request behind one that it was made to refuse is written, where Kafka refuses it too, as
+     * the numbers before are missing. So a test that refuses single requests and looks at the order
+     * of what is in Kafka sets this before rig_start(). */
+    bool one_request;
+    _Atomic bool hang_resolver; /* looking for the address of RIG_HANGING_HOST takes until then */
+    _Atomic uint64_t n_hanging; /* so many look for it just now */
+    _Atomic uint64_t n_repeat;  /* so many records were counted by an earlier process */
+    _Atomic uint64_t n_eio;     /* how often a fault has happened */
     _Atomic uint64_t n_unburied;
     _Atomic uint64_t n_park_faults;
     _Atomic uint64_t n_park_syncs; /* that were asked for */

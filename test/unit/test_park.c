@@ -188,6 +188,7 @@ static void test_a_general_refusal_parks_the_worker(void **state)
 {
     (void)state;
     struct rig *g = routed_rig();
+    faults.one_request = true;
     rig_start(g);
     rig_publish_to(g, "heat/a", 10);
     rig_publish_to(g, "else", 10);
@@ -213,6 +214,7 @@ static void test_order_holds_while_topics_come_and_go(void **state)
     (void)state;
     struct rig *g = routed_rig();
     rig_option(g, "kafka_workers", "3");
+    faults.one_request = true;
     rig_start(g);
     for (int round = 0; round < 60; round++) {
         for (int i = 0; i < 30; i++) {
@@ -314,6 +316,7 @@ static void test_a_lane_that_cannot_be_parked_is_waited_for(void **state)
     for (int i = 0; i < 2; i++) {
         struct rig *g = routed_rig();
         rig_refuse(g, "heat", MISSING);
+        faults.one_request = true;
         rig_start(g);
         if (i == 0) {
             faults.park_open_err = MM_EIO;

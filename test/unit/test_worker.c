@@ -51,6 +51,7 @@ static void test_a_refused_topic_waits_and_is_tried_again(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 100, 5);
     assert_true(rig_wait_empty(g, 10000));
@@ -73,6 +74,7 @@ static void test_neighbours_of_a_suspect_are_delivered(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 50, 5);
     assert_true(rig_wait_empty(g, 10000));
@@ -93,6 +95,7 @@ static void test_who_fails_alone_too_is_a_dead_letter(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 10, 1);
     assert_true(rig_wait_empty(g, 10000));
@@ -139,6 +142,7 @@ static void test_a_producer_that_dies_is_replaced(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 50, 5);
     assert_true(rig_wait_empty(g, 10000));
@@ -197,6 +201,7 @@ static void test_every_kind_of_error_is_survived(void **state)
         RD_KAFKA_RESP_ERR_INVALID_RECORD,
     };
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
         rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1, errors[i]);
@@ -382,6 +387,7 @@ static void test_a_parked_topic_is_told_and_probed(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 20, 2);
     assert_true(rig_wait_empty(g, 10000));
@@ -606,6 +612,7 @@ static void test_a_record_that_cannot_be_read_waits(void **state)
 {
     (void)state;
     struct rig *g = rig_new(1);
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 50, 5);
     assert_true(rig_wait_empty(g, 10000));
@@ -709,6 +716,7 @@ static void test_a_dead_letter_is_copied_to_its_topic(void **state)
     rig_topic(g, "dead");
     rig_option(g, "dead_letter_topic", "dead");
     rig_option(g, "max_message_bytes", "2000");
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 10, 1);
     assert_true(rig_wait_empty(g, 10000));
@@ -758,6 +766,7 @@ static void test_copies_that_are_refused_are_counted_and_hold_up_nothing(void **
     rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
     rig_option(g, "rdkafka.topic.metadata.refresh.interval.ms", "500");
     rig_option(g, "dead_letter_topic", "dead");
+    faults.one_request = true;
     rig_start(g);
     rig_publish_many(g, 50, 1);
     assert_true(rig_wait_empty(g, 10000));
