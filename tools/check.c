@@ -1,11 +1,10 @@
 #include "check.h"
 
+#include "arguments.h"
 #include "mm_json.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 const char check_help[] =
@@ -38,94 +37,49 @@ struct args
 {
     const char *file;
     const char *user;
-    struct settings_options settings;
-    uint32_t timeout_s;
-    bool json;
+    struct shared_arguments shared;
     bool strict;
-    bool connect;
     bool produce_test;
 };
 
 enum check_option {
-    OPT_CONFIG_FILE = 256,
-    OPT_MOSQUITTO_CONF,
-    OPT_PLUGIN,
-    OPT_ENV,
-    OPT_FORM_ONLY,
+    OPT_FORM_ONLY = 256,
     OPT_USER,
-    OPT_CONNECT,
-    OPT_TIMEOUT,
     OPT_PRODUCE_TEST,
     OPT_STRICT,
-    OPT_JSON,
 };
-
-static bool read_timeout(const char *text, uint32_t *out)
-{
-    char *end = NULL;
-    errno = 0;
-    const unsigned long n = strtoul(text, &end, 10);
-    *out = (uint32_t)n;
-    return errno == 0 && text[0] >= '0' && text[0] <= '9' && *end == '\0' && n >= 1 && n <= 600;
-}
 
 static bool take_option(int option, struct args *args)
 {
     switch (option) {
-        case OPT_CONFIG_FILE:
-            args->settings.form = SETTINGS_CONFIG_FILE;
-            return true;
-        case OPT_MOSQUITTO_CONF:
-            args->settings.form = SETTINGS_MOSQUITTO_CONF;
-            return true;
-        case OPT_PLUGIN:
-            args->settings.plugin = optarg;
-            return true;
-        case OPT_ENV:
-            args->settings.environment = true;
-            return true;
         case OPT_FORM_ONLY:
-            args->settings.form_only = true;
+            args->shared.settings.form_only = true;
             return true;
         case OPT_USER:
             args->user = optarg;
             return true;
-        case OPT_CONNECT:
-            args->connect = true;
-            return true;
-        case OPT_TIMEOUT:
-            return read_timeout(optarg, &args->timeout_s);
         case OPT_PRODUCE_TEST:
             args->produce_test = true;
             return true;
         case OPT_STRICT:
             args->strict = true;
             return true;
-        case OPT_JSON:
-            args->json = true;
-            return true;
         default:
-            return false; /* getopt has said why */
+            return shared_argument_take(option, &args->shared);
     }
 }
 
 static bool read_args(int argc, char **argv, struct args *args)
 {
     static const struct option options[] = {
-        {"config-file", no_argument, NULL, OPT_CONFIG_FILE},
-        {"mosquitto-conf", no_argument, NULL, OPT_MOSQUITTO_CONF},
-        {"plugin", required_argument, NULL, OPT_PLUGIN},
-        {"env", no_argument, NULL, OPT_ENV},
         {"form-only", no_argument, NULL, OPT_FORM_ONLY},
         {"user", required_argument, NULL, OPT_USER},
-        {"connect", no_argument, NULL, OPT_CONNECT},
-        {"timeout", required_argument, NULL, OPT_TIMEOUT},
         {"produce-test", no_argument, NULL, OPT_PRODUCE_TEST},
         {"strict", no_argument, NULL, OPT_STRICT},
-        {"json", no_argument, NULL, OPT_JSON},
+        SHARED_ARGUMENTS,
         {NULL, 0, NULL, 0},
     };
-    *args = (struct args){.timeout_s = 10};
+    *args = (struct args){.shared = SHARED_ARGUMENTS_DEFAULT};
     optind = 0; /* the GNU way to begin anew */
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (!take_option(option, args)) {
@@ -133,7 +87,8 @@ static bool read_args(int argc, char **argv, struct args *args)
         }
     }
     args->file = optind < argc ? argv[optind] : NULL;
-    return args->file != NULL && optind + 1 == argc && (!args->produce_test || args->connect);
+    return args->file != NULL && optind + 1 == argc &&
+           (!args->produce_test || args->shared.connect);
 }
 
 /* Who the broker will be. */
@@ -148,18 +103,18 @@ static const char *broker_user(const struct args *args, const struct settings *s
 static void check_all(const struct args *args, struct findings *f)
 {
     struct settings s;
-    if (settings_load(args->file, &args->settings, f, &s)) {
+    if (settings_load(args->file, &args->shared.settings, f, &s)) {
         check_broker(&s, f);
-        if (!args->settings.form_only) {
+        if (!args->shared.settings.form_only) {
             check_client(&s, f);
             check_machine(&s, broker_user(args, &s), f);
             check_tls(&s, f);
         }
-        if (args->connect && s.config == NULL) {
+        if (args->shared.connect && s.config == NULL) {
             findings_add(f, MM_LOG_INFO, findings_nowhere,
                          "Kafka was not asked: the settings have mistakes");
-        } else if (args->connect) {
-            check_kafka(&s, args->timeout_s * 1000, args->produce_test, f);
+        } else if (args->shared.connect) {
+            check_kafka(&s, args->shared.timeout_s * 1000, args->produce_test, f);
         }
     }
     if (f->incomplete) {
@@ -171,7 +126,7 @@ static void check_all(const struct args *args, struct findings *f)
 
 static void print(const struct args *args, const struct findings *f, bool good)
 {
-    if (args->json) {
+    if (args->shared.json) {
         fputs("{\"file\":", stdout);
         mm_json_write_string(stdout, args->file, strlen(args->file));
         printf(",\"good\":%s,\"errors\":%zu,\"warnings\":%zu,\"findings\":",

@@ -1,5 +1,6 @@
 #include "health.h"
 
+#include "arguments.h"
 #include "mm_text.h"
 #include "settings.h"
 
@@ -37,15 +38,6 @@ struct health_args
     uint32_t timeout_s;
 };
 
-static bool read_seconds(const char *text, uint32_t *out)
-{
-    char *end = NULL;
-    errno = 0;
-    const unsigned long n = strtoul(text, &end, 10);
-    *out = (uint32_t)n;
-    return errno == 0 && mm_is_digit(text[0]) && *end == '\0' && n >= 1 && n <= 600;
-}
-
 /* It goes into a request line as it is: printable ASCII without a blank. */
 static bool is_path(const char *text)
 {
@@ -72,7 +64,7 @@ static bool read_args(int argc, char **argv, struct health_args *args)
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'p' && is_path(optarg)) {
             args->path = optarg;
-        } else if (option != 't' || !read_seconds(optarg, &args->timeout_s)) {
+        } else if (option != 't' || !argument_number("timeout", optarg, 1, 600, &args->timeout_s)) {
             return false;
         }
     }

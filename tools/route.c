@@ -1,5 +1,6 @@
 #include "route.h"
 
+#include "arguments.h"
 #include "kafka_ask.h"
 #include "mm_clock.h"
 #include "mm_error.h"
@@ -11,7 +12,6 @@
 #include "route_args.h"
 #include "text_file.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,13 +50,6 @@ enum route_option {
     OPT_RESPONSE_TOPIC,
     OPT_CORRELATION_DATA,
     OPT_PARTITIONS,
-    OPT_CONNECT,
-    OPT_TIMEOUT,
-    OPT_JSON,
-    OPT_CONFIG_FILE,
-    OPT_MOSQUITTO_CONF,
-    OPT_PLUGIN,
-    OPT_ENV,
 };
 
 /* --- arguments ----------------------------------------------------------------------------------
@@ -110,52 +103,12 @@ static bool add_user_property(struct route_args *args, const char *text)
     return true;
 }
 
-static bool read_number(const char *text, uint32_t min, uint32_t max, uint32_t *out)
-{
-    char *end = NULL;
-    errno = 0;
-    const unsigned long n = strtoul(text, &end, 10);
-    *out = (uint32_t)n;
-    return errno == 0 && mm_is_digit(text[0]) && *end == '\0' && n >= min && n <= max;
-}
-
-/* Where the settings are, and how they are read. */
-static bool take_settings_option(int option, struct route_args *args)
+static bool take_option(int option, struct route_args *args)
 {
     switch (option) {
         case OPT_CONFIG:
             args->file = optarg;
             return true;
-        case OPT_CONFIG_FILE:
-            args->settings.form = SETTINGS_CONFIG_FILE;
-            return true;
-        case OPT_MOSQUITTO_CONF:
-            args->settings.form = SETTINGS_MOSQUITTO_CONF;
-            return true;
-        case OPT_PLUGIN:
-            args->settings.plugin = optarg;
-            return true;
-        case OPT_ENV:
-            args->settings.environment = true;
-            return true;
-        case OPT_PARTITIONS:
-            return read_number(optarg, 1, INT32_MAX, &args->n_partitions);
-        case OPT_CONNECT:
-            args->connect = true;
-            return true;
-        case OPT_TIMEOUT:
-            return read_number(optarg, 1, 600, &args->timeout_s);
-        case OPT_JSON:
-            args->json = true;
-            return true;
-        default:
-            return false; /* getopt has said why */
-    }
-}
-
-static bool take_option(int option, struct route_args *args)
-{
-    switch (option) {
         case OPT_TOPIC:
             args->topic = optarg;
             return true;
@@ -164,7 +117,7 @@ static bool take_option(int option, struct route_args *args)
         case OPT_USERNAME:
             return add_text(args, MM_TAG_USERNAME, optarg);
         case OPT_QOS:
-            return read_number(optarg, 0, 2, &args->qos);
+            return argument_number("qos", optarg, 0, 2, &args->qos);
         case OPT_RETAIN:
             args->retain = true;
             return true;
@@ -179,8 +132,10 @@ static bool take_option(int option, struct route_args *args)
             return add_text(args, MM_TAG_RESPONSE_TOPIC, optarg);
         case OPT_CORRELATION_DATA:
             return add_text(args, MM_TAG_CORRELATION_DATA, optarg);
+        case OPT_PARTITIONS:
+            return argument_number("partitions", optarg, 1, INT32_MAX, &args->n_partitions);
         default:
-            return take_settings_option(option, args);
+            return shared_argument_take(option, &args->shared);
     }
 }
 
@@ -207,16 +162,10 @@ static bool read_args(int argc, char **argv, struct route_args *args)
         {"response-topic", required_argument, NULL, OPT_RESPONSE_TOPIC},
         {"correlation-data", required_argument, NULL, OPT_CORRELATION_DATA},
         {"partitions", required_argument, NULL, OPT_PARTITIONS},
-        {"connect", no_argument, NULL, OPT_CONNECT},
-        {"timeout", required_argument, NULL, OPT_TIMEOUT},
-        {"json", no_argument, NULL, OPT_JSON},
-        {"config-file", no_argument, NULL, OPT_CONFIG_FILE},
-        {"mosquitto-conf", no_argument, NULL, OPT_MOSQUITTO_CONF},
-        {"plugin", required_argument, NULL, OPT_PLUGIN},
-        {"env", no_argument, NULL, OPT_ENV},
+        SHARED_ARGUMENTS,
         {NULL, 0, NULL, 0},
     };
-    *args = (struct route_args){.timeout_s = 10};
+    *args = (struct route_args){.shared = SHARED_ARGUMENTS_DEFAULT};
     optind = 0; /* the GNU way to begin anew */
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (!take_option(option, args)) {
@@ -230,9 +179,9 @@ static bool read_args(int argc, char **argv, struct route_args *args)
             stderr);
         return false;
     }
-    args->settings.form_only = !args->connect;
+    args->shared.settings.form_only = !args->shared.connect;
     return args->file != NULL && args->topic != NULL && optind == argc &&
-           (args->n_partitions == 0 || !args->connect);
+           (args->n_partitions == 0 || !args->shared.connect);
 }
 
 /* --- the way ------------------------------------------------------------------------------------
@@ -245,7 +194,7 @@ static bool ask_partitions(const struct route_args *args, struct route_result *r
     char why[MM_LOG_LINE_LEN];
     const struct rd_kafka_metadata *md = NULL;
     rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__FAIL;
-    bool ok = kafka_ask_open(&ask, result->config, args->timeout_s * 1000, why, sizeof why);
+    bool ok = kafka_ask_open(&ask, result->config, args->shared.timeout_s * 1000, why, sizeof why);
     if (ok) {
         err = kafka_ask_topic(&ask, result->way.kafka_topic, &md);
         err = md != NULL ? md->topics[0].err : err;
@@ -305,7 +254,7 @@ static bool make_message(const struct route_args *args,
         fprintf(stderr, "metamorphosis: %s\n", mm_strerror(MM_ENOMEM));
         return false;
     }
-    if (args->connect && !ask_partitions(args, result)) {
+    if (args->shared.connect && !ask_partitions(args, result)) {
         return false;
     }
     if (result->n_partitions > 0) {
@@ -328,7 +277,7 @@ static int show(const struct route_args *args,
     if (result.taken && result.way.error == NULL && !make_message(args, rec, memory, &result)) {
         return 1;
     }
-    if (args->json) {
+    if (args->shared.json) {
         route_print_json(args, &result);
     } else {
         route_print(args, &result);
@@ -399,7 +348,7 @@ int run_route(int argc, char **argv)
     struct findings f = {0};
     struct settings s;
     int code = 1;
-    (void)settings_load(args.file, &args.settings, &f, &s);
+    (void)settings_load(args.file, &args.shared.settings, &f, &s);
     findings_sort(&f);
     if (f.n_errors > 0 || s.config == NULL) {
         findings_print(&f, stderr);

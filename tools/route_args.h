@@ -2,8 +2,8 @@
 #ifndef ROUTE_ARGS_H
 #define ROUTE_ARGS_H
 
+#include "arguments.h"
 #include "mm_message.h"
-#include "settings.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,7 +13,7 @@
 struct route_args
 {
     const char *file;
-    struct settings_options settings;
+    struct shared_arguments shared;
     const char *topic;
     unsigned qos;
     bool retain;
@@ -21,9 +21,6 @@ struct route_args
     uint8_t *props;           /* of the record, owned */
     size_t props_len;
     uint32_t n_partitions; /* 0: not known */
-    bool connect;
-    uint32_t timeout_s;
-    bool json;
 };
 
 /* What becomes of it. */

@@ -369,6 +369,8 @@ def test_use(tmp_path: Path) -> None:
     file = _write(tmp_path / "mm.conf", "")
     for args in ([], ["--nonsense", file], [file, file], ["--timeout", "0", file], ["--produce-test", file]):
         assert tool("check-config", *args).code == 2, args
+    wrong = tool("check-config", "--timeout", "10s", file)
+    assert wrong.code == 2 and '--timeout "10s": expected a number from 1 to 600' in wrong.err
     missing = tool("check-config", tmp_path / "nothing")
     assert missing.code == 1 and "nothing: error: cannot be read: No such file or directory" in missing.out
     assert tool("check-config", tmp_path).code == 1

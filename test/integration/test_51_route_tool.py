@@ -190,6 +190,7 @@ def test_use(tmp_path: Path, kafka_port_of_nobody: int) -> None:
         [*config, "--topic", "a", "more"],
     ):
         assert tool("route", *args).code == 2, args
+    assert '--qos "3": expected a number from 0 to 2' in tool("route", *config, "--topic", "a", "--qos", "3").err
     assert "--user-property" in good("route", "--help").out
     away = tool("route", *config, "--topic", "a", "--connect", "--timeout", "1")
     assert away.code == 1 and "Kafka was not reached at " in away.err
