@@ -23,7 +23,6 @@ import pytest
 
 from harness import ports, processes
 from harness.broker import Broker
-from harness.cluster import KafkaCluster
 from harness.disk import SmallDisk
 from harness.kafka import Cluster, Kafka
 from harness.secure import SecureKafka
@@ -134,19 +133,6 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
         yield node
     finally:
         node.close()
-
-
-@pytest.fixture
-def make_cluster(tmp_path: Path) -> Iterator[Callable[..., KafkaCluster]]:
-    """make_cluster(properties): three nodes of this test's own, not started."""
-    with contextlib.ExitStack() as stack:
-
-        def make(properties: dict[str, str] | None = None) -> KafkaCluster:
-            cluster = KafkaCluster(tmp_path / "kafka-cluster", properties)
-            stack.callback(cluster.close)
-            return cluster
-
-        yield make
 
 
 MakeDisk = Callable[..., SmallDisk]

@@ -3,9 +3,7 @@ killed, frozen and taken away, and leaders move."""
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +11,11 @@ import pytest
 
 from conftest import MakeBroker, long_form
 from harness import mqtt
-from harness.audit import audit_topics
+from harness.arrival import check_arrived, standstills
 from harness.broker import Broker
 from harness.cluster import KafkaCluster
-from harness.consumer import read_topic
 from harness.load import Load, streams
-from harness.metrics import PREFIX, Metrics
+from harness.metrics import PREFIX
 from harness.wait import stays_true, wait_until
 
 _PARTITIONS = 6
@@ -106,24 +103,15 @@ class _Run:
         self.broker.health.wait_for(lambda m: m.delivered > before + 20, timeout, "messages are delivered")
         return time.monotonic() - begin
 
-    def finish(self) -> tuple[str, Metrics]:
+    def finish(self) -> str:
         """All that was published is in Kafka, in order; no publisher has lost its connection."""
-        self.load.finish(20)
-        metrics = self.broker.health.wait_drained(90)
-        audit = audit_topics(self.cluster.bootstrap, self.topic, self.load.books)
-        admitted = "they may be there twice" in self.broker.logs()
-        audit.check(repeated_ids=None if admitted else 0, repeated_payloads=0)
-        assert self.load.n_closed == 0, "an MQTT client lost its connection by what befell Kafka"
-        assert metrics.delivered == metrics.received == self.load.n_sent == audit.n_distinct
+        audit, metrics = check_arrived(self.broker, self.load, self.cluster.bootstrap, self.topic, 90)
         restarts = metrics.total(PREFIX + "producer_restarts_total")
-        return f"{audit}, {restarts:.0f} producers replaced, {self._standstill()}", metrics
-
-    def _standstill(self) -> str:
-        times: dict[int, list[int]] = defaultdict(list)
-        for record in read_topic(self.cluster.bootstrap, self.topic):
-            times[record.partition].append(record.timestamp_ms)
-        longest = {p: max(b - a for a, b in itertools.pairwise(t)) / 1000 for p, t in times.items()}
-        return f"partitions stood still for {min(longest.values()):.1f} to {max(longest.values()):.1f} s"
+        still = standstills(self.cluster.bootstrap, [self.topic])
+        return (
+            f"{audit}, {restarts:.0f} producers replaced, "
+            f"partitions stood still for {min(still):.1f} to {max(still):.1f} s"
+        )
 
 
 @pytest.mark.parametrize(("workers", "spool"), _FORMS if long_form() else _FORMS[:1])
@@ -144,7 +132,7 @@ def test_restarted_in_turn(
             cluster.rolling_restart(run.topic)
             assert cluster.leaders(run.topic) != before or len(set(before.values())) == 1
         run.wait_delivery(5)
-        figure(f"{n} rolling restarts: {run.finish()[0]}")
+        figure(f"{n} rolling restarts: {run.finish()}")
 
 
 @pytest.mark.parametrize(("workers", "spool"), _OTHER_FORMS if long_form() else _OTHER_FORMS[:1])
@@ -168,7 +156,7 @@ def test_leader_is_killed(
             run.wait_delivery(_ELECTION)
             cluster.nodes[victim].start()
             cluster.wait_in_sync(run.topic)
-        figure(f"{n} leaders killed: {run.finish()[0]}")
+        figure(f"{n} leaders killed: {run.finish()}")
 
 
 def test_leader_is_frozen(
@@ -191,7 +179,7 @@ def test_leader_is_frozen(
         stood_still = time.monotonic() - frozen
         cluster.nodes[victim].resume()
         cluster.wait_in_sync(run.topic)
-        figure(f"all went on {stood_still:.1f} s after a leader was frozen: {run.finish()[0]}")
+        figure(f"all went on {stood_still:.1f} s after a leader was frozen: {run.finish()}")
 
 
 def test_leaders_move(cluster: KafkaCluster, make_broker: MakeBroker, seconds: Seconds, figure: Figure) -> None:
@@ -205,7 +193,7 @@ def test_leaders_move(cluster: KafkaCluster, make_broker: MakeBroker, seconds: S
             cluster.elect_preferred(run.topic)
             wait_until(lambda due=after: cluster.leaders(run.topic) == due, 20, "leaders move")  # type: ignore[misc]
             run.wait_delivery(5)
-        figure(f"all leaders moved: {run.finish()[0]}")
+        figure(f"all leaders moved: {run.finish()}")
 
 
 def test_two_of_three_away(
@@ -233,7 +221,7 @@ def test_two_of_three_away(
         away = time.monotonic() - killed
         first = run.wait_delivery(15)
         cluster.wait_in_sync(run.topic)
-        text, _ = run.finish()
+        text = run.finish()
         figure(f"two nodes away for {away:.0f} s, delivery went on {first:.1f} s after they had started: {text}")
 
 
@@ -255,4 +243,4 @@ def test_too_few_in_sync(
             cluster.nodes[victim].start()
             cluster.wait_in_sync(run.topic)
             run.wait_delivery(10)
-        figure(f"{n_times} times too few replicas: {run.finish()[0]}")
+        figure(f"{n_times} times too few replicas: {run.finish()}")

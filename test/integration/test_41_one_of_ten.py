@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from conftest import MakeBroker, long_form
+from harness.arrival import check_once, settle, standstills
 from harness.audit import audit_topics
-from harness.consumer import _consumer, read_topic
+from harness.consumer import _consumer
 from harness.kafka import unique
 from harness.load import Load, Stream
 from harness.metrics import PREFIX
@@ -104,24 +103,16 @@ class _Ten:
 
     def check(self, load: Load) -> str:
         """All is in Kafka, in order, each in its topic."""
-        load.finish(20)
-        self.broker.health.wait_drained(60)
-        admitted = "they may be there twice" in self.broker.logs()
+        settle(self.broker, load, 60)
         texts = []
         for name, numbers in (("bad", range(len(self.bad))), ("good", range(len(self.bad), _ROUTES))):
             books = {t: book for t, book in load.books.items() if int(t[1 : t.index("/")]) in numbers}
             audit = audit_topics(self.kafka.bootstrap, self.topics[numbers.start : numbers.stop], books)
-            audit.check(repeated_ids=None if admitted else 0, repeated_payloads=0)
+            check_once(audit, self.broker)
             texts.append(f"{name}: {audit}")
-        assert load.n_closed == 0
         self._consumer.close()
-        return f"{'; '.join(texts)}; the others stood still for {self._standstill():.1f} s at most"
-
-    def _standstill(self) -> float:
-        times: dict[str, list[int]] = defaultdict(list)
-        for topic in self.good:
-            times[topic] += [record.timestamp_ms for record in read_topic(self.kafka.bootstrap, topic)]
-        return max(b - a for t in times.values() for a, b in itertools.pairwise(t)) / 1000
+        still = max(standstills(self.kafka.bootstrap, self.good))
+        return f"{'; '.join(texts)}; the others stood still for {still:.1f} s at most"
 
 
 def _check_rates(with_trouble: list[float], without: list[float], n_good: int) -> str:

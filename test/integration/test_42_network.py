@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MakeBroker, long_form
 from harness import mqtt
-from harness.audit import audit_topics
+from harness.arrival import check_arrived
 from harness.consumer import read_topic
 from harness.kafka import Kafka
 from harness.load import Load, streams
@@ -131,13 +131,7 @@ class _Run:
 
     def finish(self) -> str:
         """All is there, in order."""
-        self.load.finish(20)
-        assert self.load.n_closed == 0, "an MQTT client lost its connection by a fault of the network behind"
-        metrics = self.broker.health.wait_drained(60)
-        audit = audit_topics(self.line.kafka.bootstrap, self.topic, self.load.books)
-        admitted = "they may be there twice" in self.broker.logs()
-        audit.check(repeated_ids=None if admitted else 0, repeated_payloads=0)
-        assert metrics.delivered == self.load.n_sent == audit.n_distinct
+        audit, metrics = check_arrived(self.broker, self.load, self.line.kafka.bootstrap, self.topic, 60)
         restarts = metrics.total(PREFIX + "producer_restarts_total")
         return f"{audit}, {restarts:.0f} producers replaced"
 
