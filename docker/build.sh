@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
             ;;
         --stand-in) stand_in=yes ;;
         -h | --help)
-            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+            print_help
             exit 0
             ;;
         *) die "unknown option \"$1\"; --help shows them" ;;

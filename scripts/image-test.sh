@@ -16,20 +16,8 @@ set -euo pipefail
 suite=trixie
 pytest_args=()
 while [ $# -gt 0 ]; do
-    case $1 in
-        --suite | -k)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
-            if [ "$1" = -k ]; then pytest_args+=(-k "$2"); else suite=$2; fi
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        --) shift && pytest_args+=("$@") && break ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
-    esac
-    shift
+    take_argument suite "$@"
+    shift "$n_taken"
 done
 
 install_packages "${packages_build[@]}" "${packages_integration[@]}" "${packages_image[@]}"

@@ -25,6 +25,36 @@ die() {
     exit 1
 }
 
+# print_help: the comment at the head of the script that was called.
+print_help() {
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+# take_argument NAME ARGUMENT...: the first of what is left, as the scripts that run pytest share it: --NAME VALUE, which
+# goes to the variable NAME, -k and all behind --, which go to pytest_args, and --help. n_taken: of how many it consists.
+take_argument() {
+    local name=$1
+    shift
+    n_taken=1
+    case $1 in
+        "--$name" | -k)
+            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            if [ "$1" = -k ]; then pytest_args+=(-k "$2"); else printf -v "$name" %s "$2"; fi
+            n_taken=2
+            ;;
+        "--$name="*) printf -v "$name" %s "${1#*=}" ;;
+        -h | --help)
+            print_help
+            exit 0
+            ;;
+        --)
+            n_taken=$#
+            pytest_args+=("${@:2}")
+            ;;
+        *) die "unknown option \"$1\"; --help shows them" ;;
+    esac
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"

@@ -10,7 +10,7 @@ set -euo pipefail
 case ${1:-} in
     '') ;;
     -h | --help)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+        print_help
         exit 0
         ;;
     *) die "unknown option \"$1\"; --help shows them" ;;

@@ -23,25 +23,16 @@ preset=release
 unit=yes
 integration=yes
 pytest_args=()
+n_taken=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --preset | -k)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
-            if [ "$1" = -k ]; then pytest_args+=(-k "$2"); else preset=$2; fi
-            shift
-            ;;
-        --preset=*) preset=${1#*=} ;;
         --unit) integration=no ;;
         --integration) unit=no ;;
         --long) export MM_TEST_LONG=1 ;;
-        -h | --help)
-            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        --) shift && pytest_args+=("$@") && break ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) take_argument preset "$@" ;;
     esac
-    shift
+    shift "$n_taken"
+    n_taken=1
 done
 case $preset in
     release | bundled | debug | asan | tsan) ;;
