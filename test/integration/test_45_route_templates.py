@@ -14,7 +14,7 @@ import pytest
 
 from conftest import MakeBroker
 from harness import mqtt, murmur2
-from harness.broker import sanitized
+from harness.broker import mosquitto_binary, sanitized
 from harness.consumer import Record, read_topic, wait_records
 from harness.kafka import Cluster, Kafka, unique
 from harness.metrics import PREFIX
@@ -151,6 +151,47 @@ def test_headers_of_every_kind(kafka: Cluster, make_broker: MakeBroker, mosquitt
     for record in found["raw"]:
         assert int(_headers(record)["mqtt.received_at"] or b"") == record.timestamp_ms
         assert 0 <= int(_headers(record)["mm-waited-ms"] or b"") < 20000
+
+
+def _binary_without_readers(file: Path) -> str:
+    """A copy of the broker that exports no reader of properties, like those that Mosquitto's own makefiles build: in
+    its table of names each has another one, so that nobody finds it."""
+    content = Path(mosquitto_binary()).read_bytes()
+    for name in (b"next", b"identifier", b"read_byte", b"read_string", b"read_binary", b"read_string_pair"):
+        symbol = b"\0mosquitto_property_" + name + b"\0"
+        assert content.count(symbol) == 1, name
+        content = content.replace(symbol, symbol.replace(b"mosquitto_", b"mosquittO_"))
+    file.write_bytes(content)
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_a_broker_that_shows_no_properties(kafka: Cluster, make_broker: MakeBroker, tmp_path: Path) -> None:
+    """The start log says what does not become headers, once; all else works, for publishers of MQTT 5 too."""
+    topic = kafka.new_topic()
+    options = {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "payload_format": "raw"}
+    binary = _binary_without_readers(tmp_path / "mosquitto")
+    broker = make_broker(options, binary=binary).start()
+    (line,) = broker.wait_log("does not show plugins the properties of MQTT 5 messages")
+    for lost in ("content type", "response topic", "correlation data", "payload format", "user properties"):
+        assert lost in line
+    properties = mqtt.content_type("text/plain") + mqtt.user_property("x-unit", "K") + mqtt.response_topic("here")
+    with mqtt.Client(broker.port, "sensor", mqtt.V5) as client:
+        client.publish("a", b"273", 2, retain=True, properties=properties)
+    (record,) = wait_records(kafka.bootstrap, topic, 1)
+    assert (record.key, record.value) == (b"a", b"273")
+    assert _without_times(_headers(record)) == {
+        "mqtt.topic": b"a",
+        "mqtt.qos": b"2",
+        "mqtt.retain": b"true",
+        "mqtt.client_id": b"sensor",
+    }
+    # Nothing is said where nothing is missed: by brokers that show them, and where no header wants them.
+    for others in ({"options": options}, {"options": options | {"payload_format": "json"}, "binary": binary}):
+        other = make_broker(**others).start()
+        other.wait_log("Kafka is reached")
+        assert "does not show plugins" not in other.logs()
+        other.stop()
 
 
 def test_many_and_large_properties(kafka: Cluster, make_broker: MakeBroker) -> None:
