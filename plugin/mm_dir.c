@@ -104,10 +104,9 @@ static void write_lock_text(int fd, const char *host)
         strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
     }
     int len = snprintf(text, sizeof text, "pid %d host %s started %s\n", (int)getpid(), host, when);
-    /* Only for people: a text that cannot be written locks all the same. */
-    if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) != len) {
-        (void)ftruncate(fd, 0);
-    }
+    off_t end = pwrite(fd, text, (size_t)len, 0) == len ? len : 0;
+    int unused = ftruncate(fd, end);
+    (void)unused; /* only for people: what cannot be written locks all the same */
 }
 
 static void note_other_host(struct mm_dir *d, const char *text, const char *host)
