@@ -254,4 +254,9 @@ void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_le
  * Thread: any. Errors: MM_EINVAL, the stream reported a write error. */
 int mm_config_write_reference(FILE *stream);
 
+/* The same table as a manual page, mosquitto_metamorphosis(7), in roff with the macros of man(7).
+ *
+ * Thread: any. Errors: MM_EINVAL, the stream reported a write error. */
+int mm_config_write_man(FILE *stream);
+
 #endif

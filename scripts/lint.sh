@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, and checks form: clang-format, clang-tidy, shellcheck, and that the option reference is the
-# one that the program prints.
+# Installs what is missing, and checks form: clang-format, clang-tidy, shellcheck, and that the option references are
+# those that the program prints.
 #
 #   scripts/lint.sh [-h|--help]
 set -euo pipefail
@@ -39,4 +39,7 @@ printf '%s\0' "${sources[@]}" | xargs -0 -n 4 -P "$(nproc)" sh -c '
 say "docs/options.md"
 build/release/bin/metamorphosis options | diff docs/options.md - ||
     die "docs/options.md is stale: build/release/bin/metamorphosis options > docs/options.md"
+say "docs/man/mosquitto_metamorphosis.7"
+build/release/bin/metamorphosis options --man | diff docs/man/mosquitto_metamorphosis.7 - ||
+    die "it is stale: build/release/bin/metamorphosis options --man > docs/man/mosquitto_metamorphosis.7"
 say "form is good"

@@ -37,7 +37,9 @@ static int run_version(int argc, char **argv)
 
 static int run_options(int argc, char **argv)
 {
-    (void)argv;
+    if (argc == 2 && strcmp(argv[1], "--man") == 0) {
+        return mm_config_write_man(stdout) == 0 ? 0 : 1;
+    }
     if (argc > 1) {
         return 2;
     }
@@ -60,7 +62,8 @@ static const struct command commands[] = {
     {"mock-kafka", MOCK_KAFKA_USAGE,
      "serve Kafka's protocol from memory, for trying things out; until SIGINT or SIGTERM",
      run_mock_kafka, false, NULL},
-    {"options", "", "print the option reference (Markdown)", run_options, false, NULL},
+    {"options", "[--man]", "print the option reference, in Markdown or as a manual page",
+     run_options, false, NULL},
     {"route", ROUTE_USAGE,
      "what becomes of a message: route, Kafka topic, key, partition, headers, size", run_route,
      false, route_help},

@@ -16,6 +16,7 @@ from harness.broker import Broker, plugin_file
 from harness.consumer import wait_records
 from harness.kafka import Cluster
 from harness.secure import SecureKafka
+from harness.tool import good, tool
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLE = _ROOT / "mosquitto.conf.example"
@@ -68,6 +69,22 @@ def _example_options() -> list[tuple[str, _Entry]]:
 def test_option_reference() -> None:
     """docs/options.md is what the tool prints."""
     assert _OPTIONS.read_text() == _reference(), f"make it again: metamorphosis options > {_OPTIONS}"
+
+
+def test_the_manual_page_of_the_options() -> None:
+    """docs/man/mosquitto_metamorphosis.7 is what the tool prints."""
+    assert (_ROOT / "docs" / "man" / "mosquitto_metamorphosis.7").read_text() == good("options", "--man").out
+
+
+def test_the_manual_page_of_the_tool() -> None:
+    """docs/man/metamorphosis.1 has the commands that the tool has."""
+    page = (_ROOT / "docs" / "man" / "metamorphosis.1").read_text()
+    explained = {line.split()[2] for line in page.splitlines() if line.startswith(".It Cm ")}
+    commands = set(re.findall(r"^  ([a-z-]+) ", good("--help").out, re.MULTILINE))
+    assert len(commands) >= 8
+    assert explained == commands
+    spool = set(re.findall(r"^\.It Cm spool ([a-z]+)", page, re.MULTILINE))
+    assert spool == set(re.findall(r"^  ([a-z]+) ", tool("spool").err, re.MULTILINE))
 
 
 def test_every_option_is_in_the_example() -> None:

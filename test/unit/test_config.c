@@ -1770,16 +1770,21 @@ static void test_describe_is_bounded(void **state)
     end_run(&run);
 }
 
-static char *write_reference(void)
+static char *write_by(int (*write)(FILE *stream))
 {
     char *text = NULL;
     size_t len = 0;
     FILE *stream = open_memstream(&text, &len);
     assert_non_null(stream);
-    assert_int_equal(mm_config_write_reference(stream), 0);
+    assert_int_equal(write(stream), 0);
     assert_int_equal(fclose(stream), 0);
     assert_non_null(text);
     return text;
+}
+
+static char *write_reference(void)
+{
+    return write_by(mm_config_write_reference);
 }
 
 static void expect_text(const char *text, const char *part)
@@ -1818,6 +1823,46 @@ static void test_reference(void **state)
             n_bars += *c == '|';
         }
         assert_true(n_bars == 6 || n_bars == 3);
+    }
+    free(text);
+}
+
+/* The manual page has every option of the reference, and nothing that roff or a reader would
+ * stumble over: Markdown's marks, or text that is taken for a request. */
+static void test_manual_page(void **state)
+{
+    (void)state;
+    char *text = write_by(mm_config_write_man);
+    char part[256];
+    for (size_t i = 0; i < LEN_OF(setting_names); i++) {
+        char variable[64];
+        capitals(setting_names[i], variable);
+        snprintf(part, sizeof part, "\n.TP\n.B %s\n", setting_names[i]);
+        expect_text(text, part);
+        snprintf(part, sizeof part, "Environment: %s.\n", variable);
+        expect_text(text, part);
+    }
+    expect_text(text,
+                "\nValues: a whole number from 1 to 64. Default: 1. Environment: KAFKA_WORKERS.\n");
+    expect_text(text, "Values: reject, drop_newest or drop_oldest. Default: reject. ");
+    expect_text(text, "Counts from a start on.");
+    assert_null(strchr(text, '`'));
+    assert_null(strstr(text, "]("));
+    expect_text(
+        text,
+        "\n\\&The value of the Kafka messages: JSON with the MQTT topic and the payload in "
+        "base64, the payload as it is, or the payload in base64. A route may say otherwise.");
+    for (const char *line = text; *line != '\0'; line = strchr(line, '\n') + 1) {
+        static const char *const requests[] = {".TH ", ".SH ", ".TP\n", ".PP\n", ".B ",   ".BR ",
+                                               ".BI ", ".I ",  ".br\n", ".nf\n", ".fi\n", ".\\\" "};
+        bool known = *line != '.';
+        for (size_t i = 0; i < LEN_OF(requests); i++) {
+            known = known || strncmp(line, requests[i], strlen(requests[i])) == 0;
+        }
+        assert_true(known && *line != '\'' && *line != ' ');
+    }
+    for (const char *c = text; *c != '\0'; c++) {
+        assert_true((unsigned char)*c < 0x80);
     }
     free(text);
 }
@@ -2085,6 +2130,7 @@ int main(void)
         cmocka_unit_test(test_describe_on_disk),
         cmocka_unit_test(test_describe_is_bounded),
         cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_manual_page),
         cmocka_unit_test(test_reference_write_error),
         cmocka_unit_test(test_defaults_can_be_given),
         cmocka_unit_test(test_out_of_memory),
