@@ -67,4 +67,8 @@ add_dependencies(mm_rdkafka librdkafka)
 target_include_directories(mm_rdkafka SYSTEM INTERFACE ${prefix}/include)
 target_link_libraries(mm_rdkafka INTERFACE ${library} PkgConfig::RDKAFKA_NEEDS m dl Threads::Threads)
 target_link_options(mm_rdkafka INTERFACE -Wl,--exclude-libs,librdkafka.a)
-install(FILES ${prefix}/LICENSES.txt DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME LICENSES.librdkafka.txt)
+install(
+    FILES ${prefix}/LICENSES.txt
+    DESTINATION ${CMAKE_INSTALL_DOCDIR}
+    RENAME LICENSES.librdkafka.txt
+    COMPONENT runtime)

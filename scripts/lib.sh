@@ -12,6 +12,8 @@ packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headle
     python3 python3-venv)
 packages_deploy=(prometheus python3 python3-venv)
 packages_image=(buildah debootstrap)
+packages_package=(dpkg-dev file gzip)
+packages_package_test=(debootstrap binutils git iproute2 util-linux)
 packages_lint=(clang-format clang-tidy shellcheck git)
 packages_demo=(mosquitto mosquitto-clients kcat curl)
 

@@ -23,6 +23,7 @@ cd "$root"
 mapfile -t sources < <(git ls-files '*.c')
 mapfile -t headers < <(git ls-files '*.h')
 mapfile -t shell < <(git ls-files '*.sh' .ci/run bench/run bench/compare | xargs grep -lE '^#!.*bash|shellcheck shell=bash')
+shell+=(packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm)
 
 say "clang-format"
 clang-format --dry-run -Werror "${sources[@]}" "${headers[@]}"
