@@ -316,7 +316,7 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-_PAGES = [_README, *sorted((_ROOT / "docs").glob("*.md")), *sorted((_ROOT / "deploy").rglob("*.md"))]
+_PAGES = [*sorted(_ROOT.glob("*.md")), *sorted((_ROOT / "docs").glob("*.md")), *sorted((_ROOT / "deploy").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=lambda path: str(path.relative_to(_ROOT)))
