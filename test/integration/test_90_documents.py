@@ -25,6 +25,7 @@ _METRICS = _ROOT / "docs" / "metrics.md"
 _DURABILITY = _ROOT / "docs" / "durability.md"
 _README = _ROOT / "README.md"
 _FAILURES = _ROOT / "docs" / "failures.md"
+_GUARANTEES = _ROOT / "docs" / "guarantees.md"
 _OPERATIONS = _ROOT / "docs" / "operations.md"
 
 # The options of a secured Kafka: not all of them at once make sense.
@@ -211,15 +212,32 @@ def _tests_of(file: Path) -> set[str]:
     return set(re.findall(pattern, file.read_text(), re.MULTILINE))
 
 
-def test_failures_name_tests_that_are_there() -> None:
-    """Each row of docs/failures.md names a test, each test that it names exists, and each test of the spool on disk is
-    named."""
+def _check_named(named: set[tuple[str, str]]) -> dict[str, Path]:
+    """Each test, of a file or a program of its own, exists. Returns the files of tests."""
     files = {path.name: path for kind in ("*.py", "*.c") for path in (_ROOT / "test").rglob(kind)}
     programs = (_ROOT / "test" / "torture" / "CMakeLists.txt").read_text()
     torture = {f"torture_{name}" for name in re.findall(r"^\s*mm_torture_test\((\w+) ", programs, re.MULTILINE)}
     torture |= {
         f"torture_{part}" for parts in re.findall(r"foreach\(part ([\w ]+)\)", programs) for part in parts.split()
     }
+    for file, name in sorted(named):
+        if file:
+            assert file in files and name in _tests_of(files[file]), f"no {file}::{name}"
+        else:
+            assert name in torture, f"no {name}"
+    return files
+
+
+def test_guarantees_name_tests_that_are_there() -> None:
+    """Each test that docs/guarantees.md names exists."""
+    tests = set(re.findall(r"`(?:(test_\w+\.(?:py|c))::)?(test_\w+|torture_\w+)`", _GUARANTEES.read_text()))
+    assert len(tests) > 40
+    _check_named(tests)
+
+
+def test_failures_name_tests_that_are_there() -> None:
+    """Each row of docs/failures.md names a test, each test that it names exists, and each test of the spool on disk is
+    named."""
     named: set[tuple[str, str]] = set()
     for line in _FAILURES.read_text().splitlines():
         cells = line.split(" | ")
@@ -229,12 +247,7 @@ def test_failures_name_tests_that_are_there() -> None:
         found = {(file, name) for file, name in tests if file or name.startswith("torture_")}
         assert len(cells) == 5 and found, f"not a row with a test: {line}"
         named |= found
-    for file, name in sorted(named):
-        if file:
-            assert file in files and name in _tests_of(files[file]), f"no {file}::{name}"
-        else:
-            assert name in torture, f"no {name}"
-    for file, path in sorted(files.items()):
+    for file, path in sorted(_check_named(named).items()):
         if re.match(r"test_2[1-7]_", file):
             left_out = {(file, name) for name in _tests_of(path)} - named
             assert not left_out, f"not in {_FAILURES.name}: {sorted(left_out)}"
