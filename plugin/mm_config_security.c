@@ -339,15 +339,26 @@ static void check_sasl(struct mm_parser *p)
 /* Both ends of an encrypted connection have to be who they say. */
 static void check_verification(struct mm_parser *p)
 {
-    static const char name[] = "enable.ssl.certificate.verification";
+    static const struct
+    {
+        const char *name;
+        const char *value;
+        const char *who;
+    } weak[] = {
+        {"enable.ssl.certificate.verification", "false", "anybody on the way"},
+        {"ssl.endpoint.identification.algorithm", "none",
+         "whoever has any certificate of a trusted authority"},
+    };
     for (size_t i = 0; i < p->config->n_properties; i++) {
         const struct mm_config_property *property = &p->config->properties[i];
-        if (strcmp(property->name, name) == 0 && mm_equal_in_any_case(property->value, "false")) {
-            p->place = property->place;
-            mm_config_report(p, MM_LOG_WARN,
-                             "option " MM_PROPERTY_PREFIX
-                             "%s: false: anybody on the way can pose as Kafka",
-                             name);
+        for (size_t k = 0; k < sizeof weak / sizeof weak[0]; k++) {
+            if (strcmp(property->name, weak[k].name) == 0 &&
+                mm_equal_in_any_case(property->value, weak[k].value)) {
+                p->place = property->place;
+                mm_config_report(p, MM_LOG_WARN,
+                                 "option " MM_PROPERTY_PREFIX "%s: %s: %s can pose as Kafka",
+                                 weak[k].name, weak[k].value, weak[k].who);
+            }
         }
     }
 }

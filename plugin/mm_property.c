@@ -38,6 +38,11 @@ static const struct
     {{"delivery.report.only.error"}, "the plugin needs the report of every message"},
     {{"statistics.interval.ms"}, "the plugin sets it for its metrics"},
     {{"enabled_events"}, "the plugin needs the reports by its callbacks"},
+    {{"plugin.library.paths"},
+     "a library inside the Kafka client may change or drop messages, and is run by whoever reads "
+     "the setting"},
+    {{"internal.termination.signal"}, "the Kafka client would take this signal from the broker"},
+    {{"log.queue"}, "nobody would hear what the Kafka client says, and it would fill the memory"},
     {{"*_cb", "opaque", "interceptors", "default_topic_conf"},
      "this is a pointer in a program, not a setting"},
 };
@@ -130,8 +135,8 @@ void mm_property_write_reference(FILE *stream)
     fputs(
         "\n## `rdkafka.<property>`\n\n"
         "Every other property of librdkafka can be set under its own name, once each, in the "
-        "broker's configuration only: `plugin_opt_rdkafka.linger.ms 20`. Never shown are the "
-        "values of ",
+        "broker's configuration (`plugin_opt_rdkafka.linger.ms 20`) or in the `config_file` "
+        "(`rdkafka.linger.ms 20`), not in the environment. Never shown are the values of ",
         stream);
     for (size_t i = 0; i < N_SECRETS; i++) {
         fprintf(stream, "%s`%s`", i == 0 ? "" : i + 1 < N_SECRETS ? ", " : " and ", secrets[i]);
