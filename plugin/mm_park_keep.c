@@ -15,8 +15,9 @@
 /* After a worker could not be started. */
 #define START_AGAIN_NS (10 * SECOND_NS)
 
-/* How long the end of a worker that has nothing to do may take. */
-#define JOIN_MS 10000
+/* How long the end of a worker that has nothing to do is waited for, before it is looked at from
+ * time to time: its client may hang in name resolution. */
+#define JOIN_MS 2000
 
 /* lock: the lane's; NULL: only the thread knows of the shelf. */
 static void set_worker(struct mm_park_shelf *shelf, struct mm_worker *worker, pthread_mutex_t *lock)
@@ -75,7 +76,7 @@ static bool is_empty(const struct mm_park_shelf *shelf)
     return n == mm_spool_to_take(shelf->spool);
 }
 
-/* End a worker that has nothing more to do. False: it does not end. */
+/* End a worker that has nothing more to do. False: it does not end yet; to be called again. */
 static bool end_worker(struct mm_park *p, struct mm_park_shelf *shelf, pthread_mutex_t *lock)
 {
     struct mm_worker *worker = shelf->worker;
@@ -85,15 +86,20 @@ static bool end_worker(struct mm_park *p, struct mm_park_shelf *shelf, pthread_m
     }
     mm_worker_stop(worker, 0);
     mm_spool_wake(shelf->spool);
-    if (mm_worker_join(worker, JOIN_MS)) {
+    if (mm_worker_join(worker, shelf->stuck ? 0 : JOIN_MS)) {
+        shelf->stuck = false;
         return true;
     }
     set_worker(shelf, worker, lock);
+    if (!shelf->stuck) {
+        mm_log_write(p->opts.log, MM_LOG_WARN,
+                     "the worker of the parked Kafka topic %s does not end (its Kafka client waits "
+                     "for the system, for a name's address most likely); until it does, %s",
+                     shelf->kafka_topic,
+                     lock != NULL ? "the topic cannot be parked again"
+                                  : "what comes after it waits in the spool");
+    }
     shelf->stuck = true;
-    mm_log_write(p->opts.log, MM_LOG_ERROR,
-                 "the worker of the parked Kafka topic %s does not end; the topic is not parked "
-                 "again until the broker is started again",
-                 shelf->kafka_topic);
     return false;
 }
 
@@ -111,7 +117,7 @@ void mm_park_reset_block(struct mm_park *p, const struct mm_park_shelf *shelf)
 static void end_lane(struct mm_park *p, struct mm_park_lane *lane)
 {
     if (!end_worker(p, &lane->shelf, &lane->lock)) {
-        return; /* closing stays set */
+        return; /* closing stays set, and nothing is added */
     }
     pthread_mutex_lock(&lane->lock);
     struct mm_spool_stats stats;
@@ -127,9 +133,15 @@ static void end_lane(struct mm_park *p, struct mm_park_lane *lane)
 /* Returns whether there is anything to look after. */
 static bool keep_lane(struct mm_park *p, struct mm_park_lane *lane, bool stop)
 {
+    if (lane->shelf.stuck) {
+        if (!stop) {
+            end_lane(p, lane);
+        }
+        return true;
+    }
     pthread_mutex_lock(&lane->lock);
     bool parked = atomic_load_explicit(&lane->parked, memory_order_relaxed);
-    bool idle = lane->shelf.spool == NULL || lane->shelf.stuck;
+    bool idle = lane->shelf.spool == NULL;
     bool empty = false;
     if (!idle) {
         mm_spool_tick(lane->shelf.spool);
@@ -148,7 +160,7 @@ static bool keep_lane(struct mm_park *p, struct mm_park_lane *lane, bool stop)
                          lane->shelf.kafka_topic);
         }
         end_lane(p, lane);
-        return false;
+        return lane->shelf.stuck; /* it is to be looked at again */
     }
     if (!idle && parked && !stop && lane->shelf.worker == NULL) {
         start_worker(p, &lane->shelf, MM_ROLE_LANE, &lane->lock);
@@ -192,11 +204,8 @@ static bool keep_old(struct mm_park *p, bool stop)
         return false;
     }
     struct mm_park_shelf *shelf = &p->old[p->next_old];
-    if (shelf->stuck) {
-        return true;
-    }
     mm_spool_tick(shelf->spool);
-    if (shelf->worker == NULL || !mm_worker_is_running(shelf->worker)) {
+    if (!shelf->stuck && (shelf->worker == NULL || !mm_worker_is_running(shelf->worker))) {
         if (!stop) {
             start_old(p, shelf);
         }

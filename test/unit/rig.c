@@ -65,6 +65,9 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
                                 char *errstr,
                                 size_t errstr_len);
 
+extern void __real_rd_kafka_destroy(rd_kafka_t *rk);
+void __wrap_rd_kafka_destroy(rd_kafka_t *rk);
+
 int __wrap_mm_spool_next(struct mm_spool_reader *rd,
                          uint32_t max_scan,
                          struct mm_record *out,
@@ -149,6 +152,16 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
         return NULL;
     }
     return __real_rd_kafka_new(type, conf, errstr, errstr_len);
+}
+
+void __wrap_rd_kafka_destroy(rd_kafka_t *rk)
+{
+    faults.n_hanging++;
+    while (faults.hang_destroy) {
+        sleep_ms(5);
+    }
+    faults.n_hanging--;
+    __real_rd_kafka_destroy(rk);
 }
 
 /* In the place of the C library's, for the Kafka client, too. */

@@ -46,7 +46,8 @@ struct faults
      * of what is in Kafka sets this before rig_start(). */
     bool one_request;
     _Atomic bool hang_resolver; /* looking for the address of RIG_HANGING_HOST takes until then */
-    _Atomic uint64_t n_hanging; /* so many look for it just now */
+    _Atomic bool hang_destroy;  /* the end of a client takes until then */
+    _Atomic uint64_t n_hanging; /* so many hang just now */
     _Atomic uint64_t n_repeat;  /* so many records were counted by an earlier process */
     _Atomic uint64_t n_eio;     /* how often a fault has happened */
     _Atomic uint64_t n_unburied;

@@ -463,6 +463,62 @@ static void test_a_client_that_hangs_is_waited_for(void **state)
     rig_free(g);
 }
 
+static bool wait_logged(struct rig *g, const char *text)
+{
+    const uint64_t end = now_ms() + 15000;
+    while (!rig_logged(g, text) && now_ms() < end) {
+        sleep_ms(20);
+    }
+    return rig_logged(g, text);
+}
+
+/* The client that has sent what was parked hangs in its end: then all goes on that waits for it. */
+static void test_the_end_of_an_old_log_hangs(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig(NULL);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 50);
+    rig_publish_to(g, "a/1", 10);
+    assert_true(rig_wait_delivered(g, 10, 10000));
+    assert_true(is_parked(g, 1));
+    reroute(g, "b/# gamma");
+    faults.hang_destroy = true;
+    assert_true(wait_logged(g, "the worker of the parked Kafka topic beta does not end"));
+    rig_publish_to(g, "b/1", 10);
+    rig_publish_to(g, "a/1", 10);
+    faults.hang_destroy = false;
+    assert_true(rig_wait_empty(g, 10000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "gamma", 60, "b/1");
+    check_topic(g, "mqtt", 20, "a/1");
+    rig_free(g);
+}
+
+/* The same of a lane that was parked: it can be parked again when the client has ended. */
+static void test_the_end_of_a_parked_lane_hangs(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig(NULL);
+    rig_start(g);
+    rig_publish_to(g, "b/1", 50);
+    assert_true(is_parked(g, 1));
+    faults.hang_destroy = true;
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_NO_ERROR);
+    assert_true(wait_logged(g, "the worker of the parked Kafka topic beta does not end"));
+    faults.hang_destroy = false;
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                      RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    rig_publish_to(g, "b/1", 10);
+    assert_true(is_parked(g, 1));
+    rig_publish_to(g, "a/1", 10);
+    assert_true(rig_wait_empty(g, 15000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "beta", 60, "b/1");
+    check_topic(g, "mqtt", 10, "a/1");
+    rig_free(g);
+}
+
 static void test_a_stop_comes_while_all_is_at_rest(void **state)
 {
     (void)state;
@@ -489,6 +545,8 @@ int main(void)
         cmocka_unit_test(test_an_old_log_outlives_the_process),
         cmocka_unit_test(test_suspects_are_judged_after_the_change),
         cmocka_unit_test(test_a_client_that_hangs_is_waited_for),
+        cmocka_unit_test(test_the_end_of_an_old_log_hangs),
+        cmocka_unit_test(test_the_end_of_a_parked_lane_hangs),
         cmocka_unit_test(test_a_stop_comes_while_all_is_at_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
