@@ -368,9 +368,27 @@ check_kafka() {
     done
 }
 
+# Where the plugin finds no room, the connection is closed, and with it goes what the other broker has not read yet of the
+# acknowledgements: those messages come again. If all that a connection holds on its way is more than the spool takes,
+# the same ones come for ever. What is no size at all the plugin tells.
+check_spool() {
+    local value=${SPOOL_MAX_BYTES:-} bytes
+    if [[ ! $value =~ ^0*([0-9]{1,13})([kKmMgG]?)$ ]]; then return; fi
+    bytes=$((10#${BASH_REMATCH[1]}))
+    case ${BASH_REMATCH[2],} in
+        k) bytes=$((bytes << 10)) ;;
+        m) bytes=$((bytes << 20)) ;;
+        g) bytes=$((bytes << 30)) ;;
+    esac
+    if [ "$bytes" -lt $((16 << 20)) ]; then
+        mistake SPOOL_MAX_BYTES "$value" "at least 16M behind another broker, more than a connection to it holds"
+    fi
+}
+
 write_bridge() {
     local topic
     check_kafka KAFKA_BROKER KAFKA_TOPIC
+    check_spool
     read_remote
     if [ -n "${MQTT_TOPIC:-}" ]; then read_topics; else missing MQTT_TOPIC "MQTT topic filters, separated by , or ;"; fi
     read_tls

@@ -221,6 +221,12 @@ def test_topics(place: _Place, mqtt_topic: str, asked: list[str], carried: str) 
         ({"MQTT_BROKER": "u:geheim@host"}, ["MQTT_BROKER is not valid"]),
         ({"MQTT_CLIENT_ID": " x"}, ['MQTT_CLIENT_ID: " x"']),
         ({"MQTT_USERNAME": "\udcff"}, ["MQTT_USERNAME"]),
+        ({"SPOOL_MAX_BYTES": "256k"}, ['SPOOL_MAX_BYTES: "256k"', "at least 16M"]),
+        ({"SPOOL_MAX_BYTES": "15M"}, ['SPOOL_MAX_BYTES: "15M"']),
+        ({"SPOOL_MAX_BYTES": "0016777215"}, ["SPOOL_MAX_BYTES"]),
+        ({"SPOOL_MAX_BYTES": "16777216"}, None),
+        ({"SPOOL_MAX_BYTES": "16m"}, None),
+        ({"SPOOL_MAX_BYTES": "1G"}, None),
     ],
 )
 def test_refused(place: _Place, env: dict[str, str], names: list[str] | None) -> None:

@@ -88,6 +88,7 @@ class Container:
         subprocess.run(["cp", "-al", str(rootfs()), str(self._root)], check=True)
         self._output = directory / "container.log"
         self._child: Child | None = None
+        self.start_seconds = 0.0  # until it answered at its last start
 
     # --- its life ---
 
@@ -110,6 +111,7 @@ class Container:
             if source.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
             else:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.touch()
             mounts.append(f"{source}:{place}:ro")
         assert not any("\n" in entry for entry in self._environment)
@@ -124,6 +126,7 @@ class Container:
 
     def start(self) -> Container:
         """Start, and wait until the plugin answers."""
+        begin = time.monotonic()
         self.launch()
 
         def ready() -> bool:
@@ -131,6 +134,7 @@ class Container:
             return self.health.answers("/livez")
 
         wait_until(ready, 60, lambda: f"the container serves\n{self.logs()}")
+        self.start_seconds = time.monotonic() - begin
         return self
 
     @property

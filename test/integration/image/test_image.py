@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -25,7 +26,7 @@ from harness.consumer import Record, check_delivery, count_records, read_topic, 
 from harness.kafka import Cluster
 from harness.publisher import Ledger, ReliableClient
 from harness.wait import stays_true, wait_until
-from image.container import UID, Container, image_config
+from image.container import UID, Container, image_config, rootfs
 
 MakeContainer = Callable[..., Container]
 _TEST_MESSAGE = ("test", b"Just a test")
@@ -51,7 +52,7 @@ def make_container(tmp_path: Path) -> Iterator[MakeContainer]:
 @dataclass
 class Remote:
     """A broker with TLS that asks for a client's certificate, and a plain port for the publishers of the tests. It keeps
-    sessions over its end, in order or not."""
+    sessions over its end in order."""
 
     broker: Broker
     tls_port: int
@@ -61,6 +62,11 @@ class Remote:
     @property
     def port(self) -> int:
         return self.broker.port
+
+    def save_each_change(self) -> None:
+        """From its next start on: its sessions outlive a kill, too. It is slow then."""
+        config = self.broker.config
+        config.write_text(f"autosave_interval 1\nautosave_on_changes true\n{config.read_text()}")
 
     def certificates(self) -> Path:
         """A directory to be mounted as /certs: ca.crt, client.crt and client.key, of the container's user."""
@@ -99,9 +105,8 @@ def remote(tmp_path: Path, make_broker: MakeBroker) -> Remote:
         config_lines=[
             "persistence true",
             f"persistence_location {directory}/",
-            "autosave_interval 1",
-            "autosave_on_changes true",
             "max_queued_messages 0",
+            *(f"log_type {name}" for name in ("error", "warning", "notice", "information", "subscribe")),
         ],
         config_tail=[
             f"listener {tls_port} 127.0.0.1",
@@ -128,10 +133,10 @@ def drop_in(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> Ca
     return start
 
 
-def _wait_subscribed(remote: Remote, mqtt_topic: str, times: int = 1) -> None:
-    """The remote broker has the subscription: the SUBACK is in its log, which lists each topic on a line."""
-    remote.broker.wait_log("Sending SUBACK to|New client connected", 30, count=times)
-    time.sleep(0.3)
+def _wait_subscribed(remote: Remote, mqtt_topic: str = "plant/#") -> None:
+    """The remote broker has the subscription, the last one where there are several."""
+    last = re.split("[,;]", mqtt_topic)[-1]
+    remote.broker.wait_log(f" 1 {re.escape(last)}$", 30)
 
 
 def _carried(records: Sequence[Record]) -> list[tuple[str, bytes]]:
@@ -149,7 +154,9 @@ def _data_records(records: Sequence[Record]) -> list[Record]:
 # --- nothing but its environment ---
 
 
-def test_drop_in(remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster) -> None:
+def test_drop_in(
+    remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster, figure: Callable[[str], None]
+) -> None:
     """The same records, the same endpoints: what is published over there, with each QoS, retained, and the last will of a
     client that is lost, is in Kafka; the test message of 0.1.x too. The first process is the broker, as the user 1883,
     without a right; the health check of the image is content; SIGTERM ends it in time."""
@@ -185,7 +192,38 @@ def test_drop_in(remote: Remote, drop_in: Callable[..., tuple[Container, str]], 
     assert first.stdout.splitlines()[0] == "mosquitto"
     assert "Uid:\t1883\t1883\t1883\t1883" in first.stdout and "CapEff:\t0000000000000000" in first.stdout
     assert first.returncode != 0 and "Read-only file system" in first.stderr
-    container.stop()
+    figure(f"answers after {container.start_seconds:.1f} s, ends after {container.stop().seconds:.1f} s")
+
+
+def test_settings_of_the_later_releases(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> None:
+    """All that release 0.3 was told, by its names: what has no meaning here is named in one line, its test message goes
+    to its topic once, %h in the client id is the name of the host, and no payload is logged at any level. The records are
+    those of 0.3 with the one option that the log asks for."""
+    topic, test_topic = kafka.new_topic(), kafka.new_topic()
+    later = {
+        **{"MQTT_TLS": "true", "MQTT_CLIENT_ID": "meta-%h", "LOG_LEVEL": "trace", "KAFKA_RETRY_INTERVAL": "3"},
+        **{"KAFKA_BATCH_SIZE": "1000", "KAFKA_MAX_BATCH_SIZE": "8000", "KAFKA_INTERVAL": "5"},
+        "KAFKA_TEST_TOPIC": test_topic,
+    }
+    env = remote.env(kafka, topic) | later
+    secret = b"not-for-the-log"
+    for more, names in ({}, (b"Topic", b"Content")), ({"JSON_FIELD_NAMES": "topic,content"}, (b"topic", b"content")):
+        container = make_container(env | more, mounts={"/certs": remote.certificates()}).start()
+        remote.broker.wait_log(r" meta-pod-0 1 plant/#$", 30, count=1 if not more else 2)
+        mqtt.publish_all(remote.port, [("plant/1", secret)])
+        record = wait_records(kafka.bootstrap, topic, 1 if not more else 2)[-1]
+        assert record.value == b'{"%s":"plant/1","%s":"%s"}' % (*names, base64.b64encode(secret))
+        logs = container.logs()
+        (line,) = [line for line in logs.splitlines() if "have no meaning" in line]
+        assert set(re.findall(r"\bkafka_\w+", line.lower())) == {"kafka_batch_size", "kafka_max_batch_size", "kafka_interval"}
+        assert ("JSON_FIELD_NAMES=topic,content does so here" in logs) is (not more)
+        assert secret.decode() not in logs
+        container.stop()
+    text = base64.b64encode(b"Internal test to see if kafka is alive at startup")
+    assert [record.value for record in read_topic(kafka.bootstrap, test_topic)] == [
+        b'{"Topic":"test","Content":"%s"}' % text,
+        b'{"topic":"test","content":"%s"}' % text,
+    ]
 
 
 def test_remote_broker_away_and_back(
@@ -198,6 +236,7 @@ def test_remote_broker_away_and_back(
     ledger = Ledger()
     client = ReliableClient(remote.port, "publisher", ["plant/a", "plant/b"], ledger, rate=200).start()
     time.sleep(1)
+    remote.save_each_change()
     remote.broker.stop()
     time.sleep(3)
     remote.broker.start()
@@ -248,11 +287,16 @@ def test_pod_restarted(
     container.stop()
 
 
-def test_killed_while_kafka_is_away(
-    remote: Remote, drop_in: Callable[..., tuple[Container, str]], make_kafka: MakeKafka
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_ended_while_kafka_is_away(
+    remote: Remote,
+    drop_in: Callable[..., tuple[Container, str]],
+    make_kafka: MakeKafka,
+    figure: Callable[[str], None],
+    how: str,
 ) -> None:
-    """With Kafka away, all goes into the spool on the volume: kill -9, a new start, Kafka comes back, nothing is lost.
-    The Go program lost its buffer."""
+    """With Kafka away, all goes into the spool on the volume: the container is stopped, within the engine's grace period,
+    or killed; a new start, Kafka comes back, nothing is lost. The Go program lost its buffer both times."""
     own = make_kafka()
     own.start()
     container, topic = drop_in(on=own)
@@ -263,29 +307,43 @@ def test_killed_while_kafka_is_away(
     client.finish(30)
     container.health.wait_for(lambda m: m.in_spool >= 500, 20, "messages wait in the spool")
     assert container.health.request("/healthz").text == "not ready" and container.health.status("/livez") == 200
-    container.kill()
+    if how == "SIGTERM":
+        figure(f"ends after {container.stop().seconds:.1f} s with {ledger.n_acked} messages in the spool")
+    else:
+        container.kill()
     container.start()
     own.start()
     _wait_all(container, own, topic, ledger)
     container.stop()
 
 
-def test_full_spool(remote: Remote, drop_in: Callable[..., tuple[Container, str]], make_kafka: MakeKafka) -> None:
+def test_full_spool(
+    remote: Remote,
+    drop_in: Callable[..., tuple[Container, str]],
+    make_kafka: MakeKafka,
+    figure: Callable[[str], None],
+) -> None:
     """The bridge acknowledges to the remote broker only what the plugin has stored: with a full spool it does not, the
-    messages stay over there, and come when there is room again."""
+    messages stay over there, and come when there is room again, few of them twice. The spool is the smallest that the
+    container takes; what waits over there would fill it once more."""
     own = make_kafka()
     own.start()
-    container, topic = drop_in(on=own, SPOOL_MAX_BYTES="2M", SPOOL_MIN_FREE="0")
+    container, topic = drop_in(on=own, SPOOL_MAX_BYTES="16M", SPOOL_MIN_FREE="0")
     wait_records(own.bootstrap, topic, 1)
     own.kill()
     ledger = Ledger()
-    client = ReliableClient(remote.port, "publisher", ["plant/a"], ledger, n_messages=3000, size=1000).start()
-    client.finish(30)
+    client = ReliableClient(remote.port, "publisher", ["plant/a"], ledger, n_messages=4000, size=8000).start()
+    client.finish(60)
     metrics = container.health.wait_for(lambda m: m.total("metamorphosis_messages_refused_total") > 0, 30, "refused")
     assert metrics.in_spool < 2200
     stays_true(lambda: container.running and container.health.status("/livez") == 200, 5, "it lives on")
     own.start()
+    begin = time.monotonic()
     _wait_all(container, own, topic, ledger)
+    taken = time.monotonic() - begin
+    n_records = len(_data_records(read_topic(own.bootstrap, topic)))
+    figure(f"{ledger.n_acked} messages within {taken:.0f} s of Kafka's return, {n_records - ledger.n_acked} twice")
+    assert n_records < 2 * ledger.n_acked
     container.stop()
 
 
@@ -316,7 +374,7 @@ def test_wrong_certificates(remote: Remote, make_container: MakeContainer, kafka
     remote.certificates()
     container.stop()
     container.start()
-    _wait_subscribed(remote, "plant/#")
+    _wait_subscribed(remote)
     mqtt.publish_all(remote.port, [("plant/1", b"y")])
     wait_until(lambda: ("plant/1", b"y") in _carried(read_topic(kafka.bootstrap, topic)), 20, "it works again")
     container.stop()
@@ -445,6 +503,48 @@ def test_mounted_configuration(tmp_path: Path, make_container: MakeContainer, ka
     container.stop()
 
 
+def test_pod(tmp_path: Path, make_container: MakeContainer, kafka: Cluster) -> None:
+    """The image as the StatefulSet of deploy/k8s starts it: its mosquitto.conf as one file, the password file, the volume,
+    /tmp, user 1883, nothing from the environment. The probes are answered, a message goes through, the preStop command is
+    there, and it ends within the rest of the grace period. (Other ports, and this test's Kafka.)"""
+    topic = kafka.new_topic()
+    port, health_port = ports.free_port(), ports.free_port()
+    base = Path(__file__).resolve().parents[3] / "deploy" / "k8s" / "base"
+    pod = (base / "statefulset.yaml").read_text()
+    config = (base / "mosquitto.conf").read_text()
+    for old, new in (
+        ("listener 1883\n", f"listener {port}\n"),
+        ("kafka_broker kafka-bootstrap:9092", f"kafka_broker {kafka.bootstrap}"),
+        ("kafka_topic mqtt\n", f"kafka_topic {topic}\n"),
+        ("health_port 8080", f"health_port {health_port}"),
+    ):
+        assert old in config, old
+        config = config.replace(old, new)
+    (tmp_path / "mosquitto.conf").write_text(config)
+    _make_password_file(tmp_path / "passwords", "plant", "geheim")
+    (tmp_path / "tmp").mkdir()
+    places = {"/mosquitto/config/mosquitto.conf": "mosquitto.conf", "/mosquitto/secrets/mqtt/passwords": "passwords", "/tmp": "tmp"}
+    for name, file in places.items():
+        assert f"mountPath: {name}\n" in pod
+        os.chmod(tmp_path / file, 0o1777 if name == "/tmp" else 0o440)
+        os.chown(tmp_path / file, 0, UID)  # root's, and of the group fsGroup
+    assert f"runAsUser: {UID}\n" in pod and "mountPath: /mosquitto/data\n" in pod
+
+    mounts = {place: tmp_path / file for place, file in places.items()}
+    container = make_container({"HEALTH_PORT": str(health_port)}, mounts=mounts, user=UID).start()
+    wait_until(lambda: _listens(port), 10, "it listens")
+    for probe in re.findall(r"path: (/\w+)\n", pod):
+        assert container.health.status(probe) == 200, probe
+    with mqtt.Client(port, username="plant", password="geheim") as client:
+        client.publish("plant/a", b"x", 1)
+    wait_records(kafka.bootstrap, topic, 1)
+    assert list((container.data / "spool").glob("*.seg"))
+    (pre_stop,) = re.findall(r"command: \[(\w+), \"(\d+)\"\]", pod)
+    assert container.execute(pre_stop[0], "0").returncode == 0
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)\n", pod)
+    assert container.stop().seconds < int(grace) - int(pre_stop[1])
+
+
 # --- users and volumes ---
 
 
@@ -457,7 +557,7 @@ def test_other_users(
     topic = kafka.new_topic()
     env = remote.env(kafka, topic) | {"MQTT_TLS": "false", "MQTT_PORT": str(remote.port)}
     container = make_container(env, user=user, owner=owner, entrypoint=["/metamorphosis"], command=[]).start()
-    _wait_subscribed(remote, "plant/#")
+    _wait_subscribed(remote)
     mqtt.publish_all(remote.port, [("plant/1", b"x")])
     wait_records(kafka.bootstrap, topic, 2)
     becomes = UID if user == 0 else user
@@ -488,3 +588,18 @@ def test_what_the_image_says() -> None:
     assert set(config["Volumes"]) == {"/mosquitto/data", "/mosquitto/log"}
     assert config["Cmd"] == ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
     assert not [entry for entry in config["Env"] if not entry.startswith("PATH=")]
+    kind, *argv = config["Healthcheck"]["Test"]
+    assert (kind, argv) == ("CMD", ["/usr/local/bin/entrypoint.sh", "health"])
+
+
+def test_what_is_in_the_image(figure: Callable[[str], None]) -> None:
+    """Broker, plugin, tool and what they need: no compiler, no headers, no documents, and not much else."""
+    files = [path for path in rootfs().rglob("*") if path.is_file() and not path.is_symlink()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    figure(f"{len(files)} files, {size:.0f} MB")
+    assert size < 130
+    names = {path.name for path in files}
+    assert {"mosquitto", "mosquitto_metamorphosis.so", "metamorphosis", "entrypoint.sh"} <= names
+    assert not names & {"cc", "gcc", "ld", "make", "ninja", "cmake", "python3", "mosquitto_plugin.h"}
+    assert not [path for path in files if path.suffix in (".a", ".h")]
+    assert not list((rootfs() / "var" / "lib" / "apt" / "lists").iterdir())
