@@ -23,7 +23,8 @@ struct mm_format
     char text[];       /* head, then middle */
 };
 
-static const char tail[2] = "\"}";
+static const char tail[] = "\"}";
+#define TAIL_LEN (sizeof tail - 1)
 
 /* What becomes of a byte: 0, it stands as it is; U, \u00xx; M, it depends on those that follow; any
  * other, a backslash and that character. */
@@ -93,7 +94,7 @@ static char *put(char *dst, const void *src, size_t len)
 
 static char *put_hex_escape(char *dst, uint8_t byte)
 {
-    static const char hex[16] = "0123456789abcdef";
+    static const char hex[] = "0123456789abcdef";
     dst = put(dst, "\\u00", 4);
     *dst++ = hex[byte >> 4];
     *dst++ = hex[byte & 15];
@@ -191,7 +192,7 @@ size_t mm_base64_len(size_t len)
 size_t mm_format_json_bound(const struct mm_format *f, size_t topic_len, size_t payload_len)
 {
     return f->head_len + MAX_ESCAPE_LEN * topic_len + f->middle_len + mm_base64_len(payload_len) +
-           sizeof tail;
+           TAIL_LEN;
 }
 
 size_t mm_format_json(const struct mm_format *f,
@@ -205,7 +206,7 @@ size_t mm_format_json(const struct mm_format *f,
     p = put_escaped(p, topic, topic_len);
     p = put(p, f->text + f->head_len, f->middle_len);
     p += mm_base64_encode(payload, payload_len, p);
-    p = put(p, tail, sizeof tail);
+    p = put(p, tail, TAIL_LEN);
     return (size_t)(p - dst);
 }
 
@@ -232,10 +233,10 @@ size_t mm_format_json_len(const struct mm_format *f,
                           size_t payload_len)
 {
     return f->head_len + escaped_len(topic, topic_len) + f->middle_len +
-           mm_base64_len(payload_len) + sizeof tail;
+           mm_base64_len(payload_len) + TAIL_LEN;
 }
 
-static const char alphabet[64] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* A step of the vector forms: reads VECTOR_READ bytes at src (of which it encodes VECTOR_IN) and
  * writes VECTOR_IN / 3 * 4 at dst. */
