@@ -97,5 +97,15 @@ cp "$root/test/package/inside.sh" "$directory/packages/"
     in_chroot "$directory" apt-get -q -y --download-only install /packages/old.deb
 } >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2 && die "the packages beside it cannot be had"; }
 in_chroot "$directory" --offline /packages/inside.sh /packages/old.deb /packages/new.deb
+
+# There is no systemd that runs; one that reads the unit has to understand what the package adds to it, and the example.
+say "the unit, as systemd reads it"
+in_chroot "$directory" apt-get -q -y install systemd procps /packages/new.deb >"$work/log" 2>&1 ||
+    { tail -n 30 "$work/log" >&2 && die "systemd cannot be had"; }
+# shellcheck disable=SC2016 # the inner shell expands these
+in_chroot "$directory" sh -ec '
+    cp -r /usr/share/doc/metamorphosis/examples/mosquitto.service.d /etc/systemd/system/
+    said=$(systemd-analyze verify --man=no mosquitto.service 2>&1) && [ -z "$said" ] || { echo "$said" && exit 1; }' ||
+    die "systemd does not understand the unit"
 chroot_remove "$directory"
 say "good ($((SECONDS - begin)) s)"
