@@ -188,6 +188,23 @@ static void test_watched_files(void **state)
     stage_free(s);
 }
 
+/* Whoever has renewed a secret and asks for it does not have to wait until it is seen. */
+static void test_files_on_demand(void **state)
+{
+    (void)state;
+    struct stage *s = stage_new();
+    rig_publish_many(s->g, 10, 1);
+    assert_true(rig_wait_empty(s->g, 5000));
+    write_file(s->watched, "two");
+    mm_live_reload(s->live);
+    assert_true(wait_count(s, MM_RELOAD_APPLIED, 1, 10000));
+    assert_int_equal(count(s, MM_RELOAD_UNCHANGED), 0);
+    assert_true(rig_logged(s->g, "the new settings are in use"));
+    sleep_ms(2500);
+    assert_int_equal(count(s, MM_RELOAD_APPLIED), 1);
+    stage_free(s);
+}
+
 static void test_files_that_change_in_an_outage(void **state)
 {
     (void)state;
@@ -350,6 +367,7 @@ int main(void)
         cmocka_unit_test(test_on_demand),
         cmocka_unit_test(test_mistakes_change_nothing),
         cmocka_unit_test(test_watched_files),
+        cmocka_unit_test(test_files_on_demand),
         cmocka_unit_test(test_files_that_change_in_an_outage),
         cmocka_unit_test(test_a_file_that_keeps_changing_is_waited_for),
         cmocka_unit_test(test_config_file_is_not_read_unasked),

@@ -268,6 +268,37 @@ static void test_absent_headers(void **state)
     mm_config_free(config);
 }
 
+/* A record of a disk that has rotted, or of a broker that gives what MQTT does not know: what is
+ * whole becomes headers, nothing is read beyond its end. And a clock that was set back. */
+static void test_odd_properties(void **state)
+{
+    (void)state;
+    static const struct mm_option options[] = {{"payload_format", "raw"}};
+    /* The length of the name, and what there is of it. */
+    static const char *const damaged[] = {"", "\1", "\2\1x", "\4\1abcd", "\xFF\xFFx"};
+    struct mm_config *config = config_of(options, LEN_OF(options));
+    struct made *made = new_record("t", "x", 1);
+    struct mm_message *m;
+    struct mm_kafka_message out;
+    add_prop(made, MM_TAG_PAYLOAD_FORMAT, "\2", 1);
+    for (size_t i = 0; i < LEN_OF(damaged); i++) {
+        add_prop(made, MM_TAG_USER_PROPERTY, damaged[i], strlen(damaged[i]));
+    }
+    add_prop(made, MM_TAG_USER_PROPERTY, "\3\0ab", 4); /* one byte is missing */
+    add_prop(made, MM_TAG_USER_PROPERTY, "\2\0ab", 4); /* an empty value */
+    made->rec.time_ms = 1700000009999;                 /* later than now */
+    assert_int_equal(mm_message_new(&m), 0);
+    make(m, config, &made->rec, &out);
+    expect_header(&out, "mqtt.payload_format", "bytes");
+    expect_header(&out, "mqtt.user.ab", "");
+    expect_header(&out, "mqtt.received_at", "1700000009999");
+    expect_header(&out, "mm-waited-ms", "0");
+    assert_int_equal(out.n_headers, 8);
+    mm_message_free(m);
+    free(made);
+    mm_config_free(config);
+}
+
 static void test_many_user_properties(void **state)
 {
     (void)state;
@@ -413,6 +444,43 @@ static void test_ways(void **state)
 
 /* --- the size --- */
 
+/* What key, value and headers have in all. */
+static size_t size_made(const struct mm_kafka_message *out)
+{
+    size_t size = out->key_len + out->value_len;
+    for (size_t k = 0; k < out->n_headers; k++) {
+        size += strlen(out->headers[k].name) + out->headers[k].value_len;
+    }
+    return size;
+}
+
+/* The longest topic and as many user properties as become headers: all of them count. */
+static void test_size_of_much(void **state)
+{
+    (void)state;
+    static const struct mm_option options[] = {{"payload_format", "raw"}, {"kafka_key", "none"}};
+    struct mm_config *config = config_of(options, LEN_OF(options));
+    char *topic = calloc(1, UINT16_MAX + 1);
+    assert_non_null(topic);
+    memset(topic, 't', UINT16_MAX);
+    struct made *made = new_record(topic, "x", 1);
+    for (size_t i = 0; i < MM_MESSAGE_USER_MAX; i++) {
+        add_user(made, "n", "v");
+    }
+    struct mm_message *m;
+    struct mm_kafka_message out;
+    assert_int_equal(mm_message_new(&m), 0);
+    make(m, config, &made->rec, &out);
+    uint64_t size = mm_message_size(config, &config->default_route, &made->rec);
+    assert_true(size_made(&out) > UINT16_MAX + MM_MESSAGE_USER_MAX * strlen("mqtt.user.nv"));
+    /* Kafka has two bytes for the lengths of each at least. */
+    assert_true(size >= size_made(&out) + 2 * out.n_headers);
+    mm_message_free(m);
+    free(made);
+    free(topic);
+    mm_config_free(config);
+}
+
 /* It is never less than what is made, and not much more. */
 static void test_size(void **state)
 {
@@ -433,10 +501,7 @@ static void test_size(void **state)
         assert_int_equal(mm_message_new(&m), 0);
         make(m, config, &made->rec, &out);
         uint64_t size = mm_message_size(config, &config->default_route, &made->rec);
-        size_t made_size = out.key_len + out.value_len;
-        for (size_t k = 0; k < out.n_headers; k++) {
-            made_size += strlen(out.headers[k].name) + out.headers[k].value_len;
-        }
+        size_t made_size = size_made(&out);
         assert_in_range(size, made_size + 36 + 2 * out.n_headers, made_size + 500);
         mm_message_free(m);
         mm_config_free(config);
@@ -479,14 +544,11 @@ static void test_stored(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_default),
-        cmocka_unit_test(test_all_headers),
-        cmocka_unit_test(test_some_headers),
-        cmocka_unit_test(test_absent_headers),
-        cmocka_unit_test(test_many_user_properties),
-        cmocka_unit_test(test_keys),
-        cmocka_unit_test(test_ways),
-        cmocka_unit_test(test_size),
+        cmocka_unit_test(test_default),        cmocka_unit_test(test_all_headers),
+        cmocka_unit_test(test_some_headers),   cmocka_unit_test(test_absent_headers),
+        cmocka_unit_test(test_odd_properties), cmocka_unit_test(test_many_user_properties),
+        cmocka_unit_test(test_keys),           cmocka_unit_test(test_ways),
+        cmocka_unit_test(test_size),           cmocka_unit_test(test_size_of_much),
         cmocka_unit_test(test_stored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

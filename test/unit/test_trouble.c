@@ -303,6 +303,29 @@ static void test_foreign_text_is_cut(void **state)
     }
 }
 
+/* A text that names no node is not taken for one that does. */
+static void test_no_address(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "Failed: SSL alert number 40",
+        "Failed:1/1: SSL alert number 40",
+        "SSL alert number 40",
+        "SSL alert number 40 by host:9",
+    };
+    for (size_t i = 0; i < LEN_OF(texts); i++) {
+        const struct mm_trouble_event event = {.error = "_SSL", .text = texts[i]};
+        char what[512];
+        const enum mm_trouble trouble = mm_trouble_of(&tls, &event);
+        mm_trouble_what(trouble, &tls, &event, what, sizeof what);
+        assert_string_equal(what, i == 1
+                                      ? "Kafka at Failed:1: there is no version or cipher of TLS "
+                                        "that both sides take"
+                                      : "Kafka: there is no version or cipher of TLS that both "
+                                        "sides take");
+    }
+}
+
 static void test_hints(void **state)
 {
     (void)state;
@@ -342,6 +365,8 @@ static void test_faults_of_versions(void **state)
         {0x020400ff, true, {"Kafka 4 refuses", "#4750"}},
         {0x020500ff, false, {NULL}},
         {0x020600ff, true, {"Kafka 4 refuses"}},
+        {0x02050000, true, {"Kafka 4 refuses"}}, /* the first that has #4750 mended */
+        {0x02060100, true, {NULL}},              /* and the first with SCRAM mended */
         {0x020601ff, true, {NULL}},
         {0x020a01ff, true, {NULL}},
         {V215, true, {NULL}},
@@ -786,6 +811,83 @@ static void test_damaged_certificates(void **state)
     }
 }
 
+/* A certificate as far as its dates: 30 LEN (30 LEN (serial, signature, issuer, validity)). Each
+ * part is given with its own header; extra is added to the outermost length. */
+static size_t put_certificate(uint8_t dst[256], const char *serial, const char *times, int extra)
+{
+    static const char rest[] = "\x30\x00\x30\x00"; /* signature, issuer */
+    const size_t serial_len = serial[1] == '\x80' ? 2 : 2 + (size_t)serial[1];
+    const size_t times_len = strlen(times);
+    const size_t tbs_len = serial_len + sizeof rest - 1 + 2 + times_len;
+    uint8_t *at = dst;
+    *at++ = 0x30;
+    *at++ = (uint8_t)(tbs_len + 2 + (size_t)extra);
+    *at++ = 0x30;
+    *at++ = (uint8_t)tbs_len;
+    memcpy(at, serial, serial_len);
+    at += serial_len;
+    memcpy(at, rest, sizeof rest - 1);
+    at += sizeof rest - 1;
+    *at++ = 0x30;
+    *at++ = (uint8_t)times_len;
+    memcpy(at, times, times_len);
+    return (size_t)(at - dst) + times_len;
+}
+
+/* What RFC 5280 says of the times, and X.690 of lengths. */
+static void test_forms_of_certificates(void **state)
+{
+    (void)state;
+#define UTC(text) "\x17\x0D" text
+    static const struct
+    {
+        const char *serial;
+        const char *times;
+        int extra;
+        bool good;
+        int64_t begin_s;
+        int64_t end_s;
+    } forms[] = {
+        {"\x02\x01\x07", UTC("990101000000Z") UTC("491231235959Z"), 0, true, 915148800, 2524607999},
+        {"\x02\x01\x07", UTC("500101000000Z") UTC("000229120000Z"), 0, true, -631152000, 951825600},
+        {"\x02\x01\x07", UTC("9901010000000") UTC("491231235959Z"), 0, false, 0, 0}, /* no Z */
+        {"\x02\x01\x07", UTC("990101000000Z") UTC("49123123595:Z"), 0, false, 0, 0},
+        {"\x02\x01\x07",
+         "\x17\x0B"
+         "9901010000Z" UTC("491231235959Z"),
+         0, false, 0, 0},
+        {"\x02\x01\x07",
+         "\x04\x0D"
+         "990101000000Z" UTC("491231235959Z"),
+         0, false, 0, 0},
+        {"\x02\x01\x07", UTC("990101000000Z"), 0, false, 0, 0},
+        {"\x02\x01\x07", UTC("990101000000Z") UTC("491231235959Z"), 1, false, 0, 0}, /* too long */
+        {"\x02\x80", UTC("990101000000Z") UTC("491231235959Z"), 0, false, 0, 0},     /* no length */
+        {"\x03\x01\x07", UTC("990101000000Z") UTC("491231235959Z"), 0, false, 0, 0},
+    };
+    for (size_t i = 0; i < LEN_OF(forms); i++) {
+        uint8_t der[256];
+        struct mm_certificate_period period = {0, 0};
+        const size_t len = put_certificate(der, forms[i].serial, forms[i].times, forms[i].extra);
+        uint8_t *exact = malloc(len); /* the sanitizer looks at its end */
+        assert_non_null(exact);
+        memcpy(exact, der, len);
+        assert_int_equal(mm_certificate_period(exact, len, &period), forms[i].good);
+        if (forms[i].good) {
+            assert_int_equal(period.begin_s, forms[i].begin_s);
+            assert_int_equal(period.end_s, forms[i].end_s);
+        }
+        for (size_t k = 0; k < len; k++) {
+            uint8_t *cut = malloc(k + 1);
+            assert_non_null(cut);
+            memcpy(cut, der, k);
+            assert_false(mm_certificate_period(cut, k, &period));
+            free(cut);
+        }
+        free(exact);
+    }
+}
+
 /* Kafka does not say why it refuses our certificate; that it has expired can be seen here. */
 static void test_our_own_has_expired(void **state)
 {
@@ -817,6 +919,7 @@ int main(void)
         cmocka_unit_test(test_real_texts),
         cmocka_unit_test(test_every_trouble),
         cmocka_unit_test(test_foreign_text_is_cut),
+        cmocka_unit_test(test_no_address),
         cmocka_unit_test(test_hints),
         cmocka_unit_test(test_faults_of_versions),
         cmocka_unit_test(test_gate),
@@ -832,6 +935,7 @@ int main(void)
         cmocka_unit_test(test_the_next_producer_mends_it),
         cmocka_unit_test(test_periods),
         cmocka_unit_test(test_damaged_certificates),
+        cmocka_unit_test(test_forms_of_certificates),
         cmocka_unit_test(test_our_own_has_expired),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
