@@ -124,15 +124,25 @@ def test_restarted_in_turn(
     workers: int,
     spool: str,
 ) -> None:
-    """Each node is stopped in order and started again, while the other two go on."""
+    """Each node is stopped in order and started again, while the other two go on and lead what it has led."""
     n = int(seconds(1, 20))
+    n_moves = 0
     with _Run(cluster, make_broker, workers, tmp_path / "spool" if spool == "disk" else None) as run:
+        leaders = cluster.leaders(run.topic)
+
+        def others_lead(gone: int) -> None:
+            nonlocal leaders, n_moves
+            wait_until(lambda: gone not in cluster.leaders(run.topic).values(), 20, f"others lead instead of {gone}")
+            now = cluster.leaders(run.topic)
+            n_moves += sum(now[partition] != leaders[partition] for partition in now)
+            leaders = now
+
         for _ in range(n):
-            before = cluster.leaders(run.topic)
-            cluster.rolling_restart(run.topic)
-            assert cluster.leaders(run.topic) != before or len(set(before.values())) == 1
+            cluster.rolling_restart(run.topic, between=others_lead)
+        # Of each node in each round, what it has led.
+        assert n_moves >= _PARTITIONS * n
         run.wait_delivery(5)
-        figure(f"{n} rolling restarts: {run.finish()}")
+        figure(f"{n} rolling restarts, {n_moves} times another leader: {run.finish()}")
 
 
 @pytest.mark.parametrize(("workers", "spool"), _OTHER_FORMS if long_form() else _OTHER_FORMS[:1])

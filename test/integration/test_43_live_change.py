@@ -19,7 +19,7 @@ from harness.consumer import read_topic
 from harness.kafka import Cluster
 from harness.live import KEPT, RELOADS, ConfigFile, check_across, read_all, reload, reloads
 from harness.load import Load, Stream, streams
-from harness.mosquitto21 import mosquitto21_binary
+from harness.mosquitto21 import mosquitto21_binary, versions
 from harness.publisher import parse_payload
 from harness.wait import wait_until
 
@@ -43,9 +43,9 @@ def spool(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {} if request.param == "memory" else {"spool_dir": str(tmp_path / "spool")}
 
 
-@pytest.fixture(params=["2.0", "2.1"])
+@pytest.fixture(params=versions())
 def binary(request: pytest.FixtureRequest) -> str | None:
-    """Of both versions of the broker."""
+    """Of each version of the broker."""
     return None if request.param == "2.0" else mosquitto21_binary()
 
 

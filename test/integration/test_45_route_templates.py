@@ -18,7 +18,7 @@ from harness.broker import mosquitto_binary, sanitized
 from harness.consumer import Record, read_topic, wait_records
 from harness.kafka import Cluster, Kafka, unique
 from harness.metrics import PREFIX
-from harness.mosquitto21 import mosquitto21_binary
+from harness.mosquitto21 import mosquitto21_binary, versions
 from harness.tool import tool
 from harness.toxic import Toxin, ToxicProxy
 from harness.wait import wait_until
@@ -50,7 +50,7 @@ def _binary(mosquitto: str) -> str | None:
     return mosquitto21_binary() if mosquitto == "2.1" else None
 
 
-@pytest.mark.parametrize("mosquitto", ["the system's", "2.1"])
+@pytest.mark.parametrize("mosquitto", versions())
 def test_properties_leave_no_memory_behind(kafka: Cluster, make_broker: MakeBroker, mosquitto: str) -> None:
     """The broker gives properties as copies, and which function frees them differs by its version: 15,000 messages with
     14 properties each, after 5,000 for a start, add no more than 8 MiB
@@ -78,7 +78,7 @@ def test_properties_leave_no_memory_behind(kafka: Cluster, make_broker: MakeBrok
         assert sizes[-1] - sizes[0] < 8 << 20, sizes
 
 
-@pytest.mark.parametrize("mosquitto", ["the system's", "2.1"])
+@pytest.mark.parametrize("mosquitto", versions())
 def test_headers_of_every_kind(kafka: Cluster, make_broker: MakeBroker, mosquitto: str) -> None:
     """All that MQTT 5 can tell becomes headers, byte for byte; what a message does not have makes none; json has mm-id
     alone, as ever."""

@@ -32,8 +32,11 @@ class ConfigFile:
         self.write("".join(f"{name} {value}\n" for name, value in self._options.items()))
 
     def write(self, text: str) -> None:
-        self.path.write_text(text)
-        self.path.chmod(0o600)
+        """In one step, as editors do: a change that an earlier signal has asked for must not find half of it."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.chmod(0o600)
+        os.replace(fresh, self.path)
 
 
 class MountedSecret:
