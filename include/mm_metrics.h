@@ -179,6 +179,7 @@ struct mm_metrics_live
     _Atomic uint64_t success_ms;     /* gauge: time of the last that did, since the epoch; or 0 */
     _Atomic uint64_t restart_needed; /* gauge: options that wait for a start of the broker */
     _Atomic uint64_t file_changed;   /* gauge: 1 while config_file is not what is in use */
+    _Atomic uint64_t cert_end_ms;    /* gauge: end of our certificate, since the epoch; or 0 */
 };
 
 /* Written by one worker. A record that is finished counts in exactly one of delivered,

@@ -2,6 +2,7 @@
 
 #include "mm_clock.h"
 #include "mm_error.h"
+#include "mm_expiry.h"
 #include "mm_gate.h"
 #include "mm_kafka.h"
 #include "mm_lanes.h"
@@ -80,13 +81,14 @@ struct mm_live
     pthread_t thread;
 
     /* the thread's */
-    uint64_t file_sum;  /* of the config_file in use */
-    uint64_t files_sum; /* of the files with certificates and secrets in use */
-    uint64_t look_sum;  /* the same when last looked at */
-    bool files_failed;  /* they have changed, and do not work */
-    bool files_waiting; /* they have changed, and Kafka is away */
-    uint64_t tried_ns;  /* when they were tried last; 0: since they have changed never */
-    uint64_t retry_s;   /* pause before they are tried again */
+    uint64_t file_sum;       /* of the config_file in use */
+    uint64_t files_sum;      /* of the files with certificates and secrets in use */
+    uint64_t look_sum;       /* the same when last looked at */
+    bool files_failed;       /* they have changed, and do not work */
+    bool files_waiting;      /* they have changed, and Kafka is away */
+    uint64_t tried_ns;       /* when they were tried last; 0: since they have changed never */
+    uint64_t retry_s;        /* pause before they are tried again */
+    struct mm_expiry expiry; /* of the certificate in use */
     struct retired *retired;
     struct mm_log_limit resume_limit;
 };
@@ -196,6 +198,21 @@ static uint64_t sum_of_files(const struct mm_config *config)
         }
     }
     return sum;
+}
+
+/* The certificate in use may be another one now. */
+static void note_certificate(struct mm_live *l)
+{
+    mm_expiry_read(&l->expiry, current(l));
+    mm_gauge_set(&l->m->cert_end_ms, (uint64_t)l->expiry.end_s * 1000);
+}
+
+static void tell_expiry(struct mm_live *l)
+{
+    char line[256];
+    if (mm_expiry_line(&l->expiry, (int64_t)(mm_clock_realtime_ms() / 1000), line, sizeof line)) {
+        mm_log_write(l->opts.log, MM_LOG_WARN, "%s", line);
+    }
 }
 
 static void note_success(struct mm_live *l, enum mm_reload how)
@@ -445,6 +462,7 @@ static bool swap(struct mm_live *l, struct mm_config *config, const char *what)
     bool rested = rest(l);
     if (rested) {
         publish(l, config);
+        note_certificate(l);
         resume(l, config);
         mm_log_write(l->opts.log, MM_LOG_INFO,
                      "reload: %s; for %" PRIu64 " ms messages waited in the spool", what,
@@ -613,6 +631,7 @@ static void *live_main(void *arg)
         } else {
             look(l);
         }
+        tell_expiry(l);
         free_unused(l);
     }
     return NULL;
@@ -633,6 +652,7 @@ int mm_live_new(const struct mm_live_options *opts, struct mm_live **out)
     atomic_init(&l->seen, opts->config);
     l->file_sum = sum_of_config_file(opts->config);
     l->files_sum = l->look_sum = sum_of_files(opts->config);
+    note_certificate(l);
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

@@ -315,6 +315,9 @@ static void page_live(struct page *p, const struct mm_metrics_live *live)
     gauge(p, "metamorphosis_config_restart_needed",
           "Options of config_file that count only from the broker's next start on.",
           mm_counter_get(&live->restart_needed));
+    gauge_time(p, "metamorphosis_kafka_tls_certificate_expiry_timestamp_seconds",
+               "Time at which our certificate for Kafka expires; 0: there is none.",
+               mm_counter_get(&live->cert_end_ms));
 }
 
 /* The names, types and help texts of the Go program, so that its dashboards go on. */

@@ -102,6 +102,26 @@ def test_authority_and_certificates_rotate(
     figure(f"{n_steps} renewals: {_check(broker, load, topic, node)}")
 
 
+def test_a_certificate_that_expires_is_told_of(
+    secure_kafka: SecureKafka, make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    """In nine days: a line of the log and a metric say so at the start; a renewed one is used, and the metric tells."""
+    expires = "metamorphosis_kafka_tls_certificate_expiry_timestamp_seconds"
+    authority, day = secure_kafka.authority, 24 * 3600
+    secret = MountedSecret(
+        tmp_path / "secret", _files(secure_kafka, authority, authority.pem, valid_for=9 * day + 3600)
+    )
+    broker = _broker(make_broker, secure_kafka, secret, secure_kafka.new_topic()).start()
+    broker.wait_log(r"our certificate \(kafka_tls_cert_file\) expires on \d{4}-\d\d-\d\d, in 9 days;")
+    broker.wait_log("Kafka is reached")
+    assert abs(broker.health.scrape().get(expires) - time.time() - 9 * day) < 2 * 3600
+    secret.update(_files(secure_kafka, authority, authority.pem, valid_for=100 * day))
+    wait_reloads(broker, "applied", 1)
+    assert abs(broker.health.scrape().get(expires) - time.time() - 100 * day) < 2 * 3600
+    time.sleep(1.5)
+    assert broker.logs().count("our certificate") == 1
+
+
 def test_what_does_not_work_is_not_used(
     make_secure_kafka: MakeSecureKafka, make_broker: MakeBroker, tmp_path: Path
 ) -> None:

@@ -722,6 +722,7 @@ static void test_changes_of_the_settings(void **state)
     char *page = page_of(m, s);
     check_line(page, "metamorphosis_config_reloads_total{result=\"failed\"} 0");
     check_line(page, "metamorphosis_config_last_reload_successful 1");
+    check_line(page, "metamorphosis_kafka_tls_certificate_expiry_timestamp_seconds 0.000");
     free(page);
     mm_counter_add(&live->reloads[MM_RELOAD_APPLIED], 2);
     mm_counter_add(&live->reloads[MM_RELOAD_UNCHANGED], 3);
@@ -730,6 +731,7 @@ static void test_changes_of_the_settings(void **state)
     mm_gauge_set(&live->success_ms, 1234567);
     mm_gauge_set(&live->file_changed, 1);
     mm_gauge_set(&live->restart_needed, 5);
+    mm_gauge_set(&live->cert_end_ms, 1900000000000);
     page = page_of(m, s);
     check_line(page, "metamorphosis_config_reloads_total{result=\"applied\"} 2");
     check_line(page, "metamorphosis_config_reloads_total{result=\"unchanged\"} 3");
@@ -738,6 +740,7 @@ static void test_changes_of_the_settings(void **state)
     check_line(page, "metamorphosis_config_last_reload_success_timestamp_seconds 1234.567");
     check_line(page, "metamorphosis_config_file_changed 1");
     check_line(page, "metamorphosis_config_restart_needed 5");
+    check_line(page, "metamorphosis_kafka_tls_certificate_expiry_timestamp_seconds 1900000000.000");
     free(page);
     mm_spool_close(s);
     mm_metrics_free(m);
@@ -889,7 +892,7 @@ static void test_every_line_is_well_formed(void **state)
         }
         assert_true(n < 200);
     }
-    assert_int_equal(n, 66);
+    assert_int_equal(n, 67);
     for (size_t i = 0; i < n; i++) {
         struct family *f = &families[i];
         assert_true(f->n_samples > 0);

@@ -16,7 +16,9 @@
 
 #include "mm_certificate.h"
 #include "mm_clock.h"
+#include "mm_config.h"
 #include "mm_contact.h"
+#include "mm_expiry.h"
 #include "mm_gate.h"
 #include "mm_log.h"
 #include "mm_trouble.h"
@@ -888,6 +890,53 @@ static void test_forms_of_certificates(void **state)
     }
 }
 
+/* From 30 days before the end on a line a day; a renewed certificate ends that. */
+static void test_expiry(void **state)
+{
+    (void)state;
+    static const int64_t end = 1640995199; /* of the first, 2021-12-31; the second lasts longer */
+    static const int64_t day = 86400;
+    char path[] = "/tmp/mm-expiry-XXXXXX";
+    struct mm_config_property property = {.name = "ssl.certificate.location", .value = path};
+    struct mm_config config = {.security = {.tls_cert_file = path}};
+    struct mm_expiry e = {.end_s = 0};
+    char line[256] = "";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, first_pem, strlen(first_pem)), (ssize_t)strlen(first_pem));
+    mm_expiry_read(&e, &config);
+    assert_int_equal(e.end_s, end);
+    assert_false(mm_expiry_line(&e, end - 30 * day, line, sizeof line));
+    assert_true(mm_expiry_line(&e, end - 30 * day + 1, line, sizeof line));
+    assert_string_equal(line,
+                        "our certificate (kafka_tls_cert_file) expires on 2021-12-31, in 29 "
+                        "days; what is renewed is used without a restart");
+    mm_expiry_read(&e, &config); /* the same one */
+    assert_false(mm_expiry_line(&e, end - 29 * day, line, sizeof line));
+    assert_true(mm_expiry_line(&e, end - day, line, sizeof line));
+    assert_non_null(strstr(line, " in 1 day;"));
+    assert_true(mm_expiry_line(&e, end, line, sizeof line));
+    assert_false(mm_expiry_line(&e, end + 1, line, sizeof line));
+    assert_true(mm_expiry_line(&e, end + day, line, sizeof line));
+    assert_non_null(strstr(line, "(kafka_tls_cert_file) has expired, on 2021-12-31;"));
+    assert_true(mm_expiry_line(&e, end - day, line, sizeof line)); /* the clock was set back */
+
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(pwrite(fd, second_pem, strlen(second_pem), 0), (ssize_t)strlen(second_pem));
+    config = (struct mm_config){.properties = &property, .n_properties = 1};
+    mm_expiry_read(&e, &config);
+    assert_false(mm_expiry_line(&e, end, line, sizeof line));
+    assert_true(mm_expiry_line(&e, 2888039411, line, sizeof line));
+    assert_non_null(strstr(line, "(rdkafka.ssl.certificate.location) expires on 2061-07-08, in 0"));
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(unlink(path), 0);
+    mm_expiry_read(&e, &config);
+    assert_int_equal(e.end_s, 0);
+    config.n_properties = 0;
+    mm_expiry_read(&e, &config);
+    assert_false(mm_expiry_line(&e, 2888039411, line, sizeof line));
+}
+
 /* Kafka does not say why it refuses our certificate; that it has expired can be seen here. */
 static void test_our_own_has_expired(void **state)
 {
@@ -936,6 +985,7 @@ int main(void)
         cmocka_unit_test(test_periods),
         cmocka_unit_test(test_damaged_certificates),
         cmocka_unit_test(test_forms_of_certificates),
+        cmocka_unit_test(test_expiry),
         cmocka_unit_test(test_our_own_has_expired),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
