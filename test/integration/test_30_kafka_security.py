@@ -92,6 +92,18 @@ def test_secrets_from_files(secure_kafka: SecureKafka, make_broker: MakeBroker, 
     wait_records(secure_kafka.bootstrap, topic, 2)
 
 
+def test_authorities_of_the_system(secure_kafka: SecureKafka, make_broker: MakeBroker) -> None:
+    """Without kafka_tls_ca_file those count that the system trusts: OpenSSL's, which this variable gives another place."""
+    topic = secure_kafka.new_topic()
+    broker = make_broker(
+        {**secure_kafka.options("tls", kafka_tls_ca_file=None), "kafka_topic": topic},
+        env={"SSL_CERT_FILE": str(secure_kafka.authority.file)},
+    ).start()
+    mqtt.publish_all(broker.port, [("a", b"1")])
+    wait_records(secure_kafka.bootstrap, topic, 1)
+    assert not _troubles(broker)
+
+
 def test_host_names_are_not_checked_when_that_is_asked_for(
     secure_kafka: SecureKafka, make_broker: MakeBroker
 ) -> None:

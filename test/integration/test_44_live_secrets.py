@@ -147,6 +147,9 @@ def test_what_does_not_work_is_not_used(
     for number, files in enumerate(bad, 1):
         secret.update(files)
         wait_reloads(broker, "failed", number, 30)
+        if number == 1:  # it is not tried again and again: not before 10 s
+            time.sleep(4)
+            assert reloads(broker, "failed") == 1
         lines = broker.wait_log(f"{REFUSED}.*{KEPT}", count=number)
         assert "PRIVATE KEY" not in lines[-1]
         assert broker.health.scrape().get("metamorphosis_config_last_reload_successful") == 0
