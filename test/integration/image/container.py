@@ -26,7 +26,6 @@ from harness.metrics import Health
 from harness.processes import Child
 from harness.wait import wait_until
 
-UID = 1883
 _RUN_IN = Path(__file__).with_name("run-in.sh")
 _NAMESPACES = ("--mount", "--pid", "--ipc", "--uts")
 # What Docker leaves to root in a container.

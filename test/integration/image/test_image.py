@@ -11,8 +11,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,15 @@ import pytest
 
 from conftest import MakeBroker, MakeKafka
 from harness import mqtt, ports
-from harness.broker import Broker
 from harness.certificates import Authority
-from harness.consumer import Record, check_delivery, count_records, read_topic, wait_records
+from harness.consumer import count_records, read_topic, wait_records
 from harness.kafka import Cluster
 from harness.publisher import Ledger, ReliableClient
+from harness.remote import UID, Remote, carried, data_records, start_remote, wait_complete
 from harness.wait import stays_true, wait_until
-from image.container import UID, Container, image_config, rootfs
+from image.container import Container, image_config, rootfs
 
 MakeContainer = Callable[..., Container]
-_TEST_MESSAGE = ("test", b"Just a test")
 
 
 @pytest.fixture
@@ -49,74 +47,9 @@ def make_container(tmp_path: Path) -> Iterator[MakeContainer]:
             stack.callback(container.close)
 
 
-@dataclass
-class Remote:
-    """A broker with TLS that asks for a client's certificate, and a plain port for the publishers of the tests. It keeps
-    sessions over its end in order."""
-
-    broker: Broker
-    tls_port: int
-    directory: Path
-    authority: Authority
-
-    @property
-    def port(self) -> int:
-        return self.broker.port
-
-    def save_each_change(self) -> None:
-        """From its next start on: its sessions outlive a kill, too. It is slow then."""
-        config = self.broker.config
-        config.write_text(f"autosave_interval 1\nautosave_on_changes true\n{config.read_text()}")
-
-    def certificates(self) -> Path:
-        """A directory to be mounted as /certs: ca.crt, client.crt and client.key, of the container's user."""
-        place = self.directory / "certs"
-        place.mkdir(exist_ok=True)
-        client = self.authority.issue("client", common_name="metamorphosis")
-        for source, name in ((self.authority.file, "ca.crt"), (client.certificate, "client.crt"), (client.key, "client.key")):
-            shutil.copy(source, place / name)
-            os.chown(place / name, UID, UID)
-        return place
-
-    def env(self, kafka: Cluster, topic: str, mqtt_topic: str = "plant/#") -> dict[str, str]:
-        """All that the Go program was given."""
-        host, _, port = kafka.bootstrap.rpartition(":")
-        return {
-            "MQTT_BROKER": "localhost",
-            "MQTT_PORT": str(self.tls_port),
-            "MQTT_TOPIC": mqtt_topic,
-            "ROOT_CA": "/certs/ca.crt",
-            "MQTT_CLIENT_CERT": "/certs/client.crt",
-            "MQTT_CLIENT_KEY": "/certs/client.key",
-            "KAFKA_BROKER": host,
-            "KAFKA_PORT": port,
-            "KAFKA_TOPIC": topic,
-        }
-
-
 @pytest.fixture
 def remote(tmp_path: Path, make_broker: MakeBroker) -> Remote:
-    directory = tmp_path / "remote"
-    authority = Authority(directory, "ca")
-    server = authority.issue("server", names=["localhost", "127.0.0.1"])
-    tls_port = ports.free_port()
-    broker = make_broker(
-        plugin=False,
-        config_lines=[
-            "persistence true",
-            f"persistence_location {directory}/",
-            "max_queued_messages 0",
-            *(f"log_type {name}" for name in ("error", "warning", "notice", "information", "subscribe")),
-        ],
-        config_tail=[
-            f"listener {tls_port} 127.0.0.1",
-            f"cafile {authority.file}",
-            f"certfile {server.certificate}",
-            f"keyfile {server.key}",
-            "require_certificate true",
-        ],
-    )
-    return Remote(broker.start() and broker, tls_port, directory, authority)
+    return start_remote(tmp_path / "remote", make_broker)
 
 
 @pytest.fixture
@@ -127,28 +60,10 @@ def drop_in(remote: Remote, make_container: MakeContainer, kafka: Cluster) -> Ca
         topic = on.new_topic()
         container = make_container(remote.env(on, topic, mqtt_topic) | env, mounts={"/certs": remote.certificates()})
         container.start()
-        _wait_subscribed(remote, mqtt_topic)
+        remote.wait_subscribed(mqtt_topic)
         return container, topic
 
     return start
-
-
-def _wait_subscribed(remote: Remote, mqtt_topic: str = "plant/#") -> None:
-    """The remote broker has the subscription, the last one where there are several."""
-    last = re.split("[,;]", mqtt_topic)[-1]
-    remote.broker.wait_log(f" 1 {re.escape(last)}$", 30)
-
-
-def _carried(records: Sequence[Record]) -> list[tuple[str, bytes]]:
-    """Without the test message."""
-    found = [(record.mqtt_topic, record.payload) for record in records]
-    assert _TEST_MESSAGE in found
-    return [pair for pair in found if pair != _TEST_MESSAGE]
-
-
-def _data_records(records: Sequence[Record]) -> list[Record]:
-    """Without the test messages, which have no id."""
-    return [record for record in records if record.key is not None and (record.mqtt_topic, record.payload) != _TEST_MESSAGE]
 
 
 # --- nothing but its environment ---
@@ -169,7 +84,7 @@ def test_drop_in(
     lost = mqtt.Client(remote.port, "lost", will=("plant/will", b"gone", 1))
     lost.socket.close()
     records = wait_records(kafka.bootstrap, topic, 7)
-    assert sorted(_carried(records)) == sorted(
+    assert sorted(carried(records)) == sorted(
         [
             *(("plant/1", b"one"), ("plant/1", b""), ("plant/2", b"two"), ("plant/3", b"three"), ("plant/4", b"kept")),
             ("plant/will", b"gone"),
@@ -177,7 +92,7 @@ def test_drop_in(
     )
     values = {record.value for record in records}
     assert b'{"Topic":"plant/1","Content":"b25l"}' in values
-    assert {record.key for record in _data_records(records)} == {b"plant/1", b"plant/2", b"plant/3", b"plant/4", b"plant/will"}
+    assert {record.key for record in data_records(records)} == {b"plant/1", b"plant/2", b"plant/3", b"plant/4", b"plant/will"}
 
     assert (container.health.request("/healthz").text, container.health.status("/healthz")) == ("ok", 200)
     metrics = container.health.wait_drained(10)
@@ -247,22 +162,8 @@ def test_remote_broker_away_and_back(
     remote.broker.start()
     client = ReliableClient(remote.port, "publisher", ["plant/c"], ledger, n_messages=200).start()
     client.finish(60)
-    _wait_all(container, kafka, topic, ledger)
+    wait_complete(kafka, topic, ledger, container.logs)
     container.stop()
-
-
-def _wait_all(container: Container, kafka: Cluster, topic: str, ledger: Ledger, timeout: float = 60) -> None:
-    """Everything that was acknowledged is in Kafka, in order. A resumed session repeats what was on its way."""
-
-    def complete() -> bool:
-        if count_records(kafka.bootstrap, topic) < ledger.n_acked:
-            return False
-        came = {record.payload for record in _data_records(read_topic(kafka.bootstrap, topic))}
-        sent = ledger.sent()
-        return all(sent[message].payload in came for message in ledger.acked())
-
-    wait_until(complete, timeout, lambda: f"{ledger.n_acked} messages are in Kafka\n{container.logs()[-3000:]}", 0.5)
-    check_delivery(ledger, _data_records(read_topic(kafka.bootstrap, topic)), repeated_ids=10_000)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
@@ -283,7 +184,7 @@ def test_pod_restarted(
         time.sleep(0.5)
         container.start()
     client.finish(60)
-    _wait_all(container, kafka, topic, ledger)
+    wait_complete(kafka, topic, ledger, container.logs)
     container.stop()
 
 
@@ -313,7 +214,7 @@ def test_ended_while_kafka_is_away(
         container.kill()
     container.start()
     own.start()
-    _wait_all(container, own, topic, ledger)
+    wait_complete(own, topic, ledger, container.logs)
     container.stop()
 
 
@@ -339,9 +240,9 @@ def test_full_spool(
     stays_true(lambda: container.running and container.health.status("/livez") == 200, 5, "it lives on")
     own.start()
     begin = time.monotonic()
-    _wait_all(container, own, topic, ledger)
+    wait_complete(own, topic, ledger, container.logs)
     taken = time.monotonic() - begin
-    n_records = len(_data_records(read_topic(own.bootstrap, topic)))
+    n_records = len(data_records(read_topic(own.bootstrap, topic)))
     figure(f"{ledger.n_acked} messages within {taken:.0f} s of Kafka's return, {n_records - ledger.n_acked} twice")
     assert n_records < 2 * ledger.n_acked
     container.stop()
@@ -369,14 +270,29 @@ def test_wrong_certificates(remote: Remote, make_container: MakeContainer, kafka
     container.start()
     remote.broker.wait_log("OpenSSL Error.*(certificate verify failed|unknown ca)", 30)
     assert container.health.status("/livez") == 200
-    assert _carried(wait_records(kafka.bootstrap, topic, 1)) == []
+    assert carried(wait_records(kafka.bootstrap, topic, 1)) == []
 
     remote.certificates()
     container.stop()
     container.start()
-    _wait_subscribed(remote)
+    remote.wait_subscribed()
     mqtt.publish_all(remote.port, [("plant/1", b"y")])
-    wait_until(lambda: ("plant/1", b"y") in _carried(read_topic(kafka.bootstrap, topic)), 20, "it works again")
+    wait_until(lambda: ("plant/1", b"y") in carried(read_topic(kafka.bootstrap, topic)), 20, "it works again")
+    container.stop()
+
+
+def test_certificate_of_another_host(
+    remote: Remote, drop_in: Callable[..., tuple[Container, str]], kafka: Cluster
+) -> None:
+    """A remote broker with a certificate of the right authority for another host gets no connection, and so no message of
+    somebody else's is taken for the remote's."""
+    container, topic = drop_in()
+    remote.be_another()
+    remote.broker.stop()
+    remote.broker.start()
+    container.wait_log("certificate verify failed", 30)
+    mqtt.publish_all(remote.port, [("plant/1", b"x")])
+    stays_true(lambda: container.running and count_records(kafka.bootstrap, topic) == 1, 3, "a record came")
     container.stop()
 
 
@@ -388,9 +304,9 @@ def test_topics(remote: Remote, drop_in: Callable[..., tuple[Container, str]], k
     mqtt.publish_all(remote.port, sent)
     wait_records(kafka.bootstrap, topic, 6)
     stays_true(lambda: count_records(kafka.bootstrap, topic) == 6, 1, "a record too many")
-    carried = dict(_carried(read_topic(kafka.bootstrap, topic)))
-    assert carried.pop("$SYS/broker/version").startswith(b"mosquitto version 2.")
-    assert sorted(carried.items()) == sorted(pair for pair in sent if pair[1] != b"no")
+    came = dict(carried(read_topic(kafka.bootstrap, topic)))
+    assert came.pop("$SYS/broker/version").startswith(b"mosquitto version 2.")
+    assert sorted(came.items()) == sorted(pair for pair in sent if pair[1] != b"no")
 
 
 def test_env_file_and_password(tmp_path: Path, make_broker: MakeBroker, make_container: MakeContainer, kafka: Cluster) -> None:
@@ -557,7 +473,7 @@ def test_other_users(
     topic = kafka.new_topic()
     env = remote.env(kafka, topic) | {"MQTT_TLS": "false", "MQTT_PORT": str(remote.port)}
     container = make_container(env, user=user, owner=owner, entrypoint=["/metamorphosis"], command=[]).start()
-    _wait_subscribed(remote)
+    remote.wait_subscribed()
     mqtt.publish_all(remote.port, [("plant/1", b"x")])
     wait_records(kafka.bootstrap, topic, 2)
     becomes = UID if user == 0 else user
