@@ -19,11 +19,11 @@ import pytest
 
 from harness.broker import plugin_file
 from harness.certificates import Authority
+from harness.remote import BECOME, UID
 from harness.tool import good
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = _ROOT / "docker" / "entrypoint.sh"
-_UID = 1883
 _BROKER = '#!/bin/sh\nprintf "%s\\n" "$@" >"$MM_ROOT/arguments"\nenv -0 >"$MM_ROOT/environment"\n'
 _REMOTE = {"MQTT_BROKER": "remote", "MQTT_TOPIC": "plant/#", "KAFKA_BROKER": "kafka", "KAFKA_TOPIC": "t"}
 
@@ -59,12 +59,12 @@ class _Place:
         """All of it to the user that the script runs as."""
         if os.getuid() == 0:
             for path in (self.root, *self.root.rglob("*")):
-                os.chown(path, _UID, _UID, follow_symlinks=False)
+                os.chown(path, UID, UID, follow_symlinks=False)
 
     def run(self, env: Mapping[str, str], *argv: str) -> _Done:
         for name in ("arguments", "environment"):
             (self.root / name).unlink(missing_ok=True)
-        become = ["setpriv", "--reuid", str(_UID), "--regid", str(_UID), "--clear-groups"] if os.getuid() == 0 else []
+        become = BECOME if os.getuid() == 0 else ()
         done = subprocess.run(
             [*become, str(self.root / "entrypoint.sh"), *argv],
             cwd=self.work,

@@ -20,7 +20,7 @@ from harness.kafka import Cluster
 from harness.metrics import Health
 from harness.processes import Child
 from harness.publisher import Ledger, ReliableClient
-from harness.remote import UID, Remote, carried, start_remote, wait_complete
+from harness.remote import BECOME, UID, Remote, carried, start_remote, wait_complete
 from harness.wait import wait_until
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "entrypoint.sh"
@@ -59,8 +59,7 @@ class _DropIn:
             "HOSTNAME": "pod-0",
             "HEALTH_PORT": str(self.health.port),
         }
-        become = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--pdeathsig", "KILL", "--"]
-        argv = [*become, str(self.root / "bin" / _SCRIPT.name)]
+        argv = [*BECOME, "--pdeathsig", "KILL", "--", str(self.root / "bin" / _SCRIPT.name)]
         child = self._child = Child("drop-in", argv, self._output, env=ours | self.env, cwd=self.root)
 
         def ready() -> bool:

@@ -17,8 +17,11 @@ from harness.kafka import Cluster
 from harness.publisher import Ledger
 from harness.wait import wait_until
 
-# The user that the image runs as.
+# The user that the image runs as. (A broker or a tool that is another Debian's mounts that one's
+# /usr first: scripts/matrix.sh.)
 UID = 1883
+_RIGHTS = ("--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin") if "MM_TEST_MOSQUITTO" in os.environ else ()
+BECOME = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", *_RIGHTS)
 _TEST_MESSAGE = ("test", b"Just a test")
 
 
