@@ -387,9 +387,9 @@ static void look_at_clock(struct mm_kafka *k)
     k->clock_ms = ahead_ms;
 }
 
-void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
+/* Run the callbacks that are due; wait so long for one. */
+static void serve(struct mm_kafka *k, uint32_t timeout_ms)
 {
-    look_at_clock(k);
     if (rd_kafka_poll(k->rk, 0) > 0 || timeout_ms == 0) {
         return;
     }
@@ -403,6 +403,13 @@ void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
         return; /* somebody else has read it: nobody else is there */
     }
     rd_kafka_poll(k->rk, 0);
+}
+
+void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
+{
+    look_at_clock(k);
+    serve(k, timeout_ms);
+    mm_contact_poll(&k->contact);
 }
 
 /* --- making -------------------------------------------------------------------------------------
