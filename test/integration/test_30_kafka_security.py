@@ -318,9 +318,12 @@ def test_no_right_at_all(make_secure_kafka: MakeSecureKafka, make_broker: MakeBr
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_scram_with_kafka_4(secure_kafka: SecureKafka, make_broker: MakeBroker, mechanism: str) -> None:
-    """librdkafka before 2.6.1 cannot, and it is said so at start and when it fails; later ones can."""
-    topic = secure_kafka.new_topic()
-    broker = make_broker({**secure_kafka.options("sasl", mechanism=mechanism), "kafka_topic": topic}).start()
+    """librdkafka before 2.6.1 cannot, and it is said so at start and when it fails; later ones can, and where the
+    password is changed at Kafka it is said, all waits, and arrives when it is mended."""
+    topic, user = secure_kafka.new_topic(), unique("user")
+    secure_kafka.set_password(user, "the first")
+    options = {**secure_kafka.options("sasl", user=user, mechanism=mechanism), "kafka_topic": topic}
+    broker = make_broker({**options, "kafka_retry_interval": 1}).start()
     ledger = Ledger()
     ReliableClient(broker.port, "c", ["a"], ledger, n_messages=20).start().finish(20)
     if _client_version(broker) >= _SCRAM_FIXED:
@@ -328,6 +331,15 @@ def test_scram_with_kafka_4(secure_kafka: SecureKafka, make_broker: MakeBroker, 
         check_delivery(ledger, read_topic(secure_kafka.bootstrap, topic), repeated_payloads=0)
         assert "Kafka 4 refuses" not in broker.logs()
         assert not _troubles(broker)
+        broker.stop()
+        secure_kafka.set_password(user, "another")
+        broker = make_broker({**options, "kafka_retry_interval": 1}).start()
+        mqtt.publish_all(broker.port, [("a", b"2")])
+        broker.wait_log("it refused the user or the password", 15)
+        stays_true(lambda: broker.health.scrape().in_spool == 1, 2, "everything waits")
+        secure_kafka.set_password(user, "the first")
+        wait_records(secure_kafka.bootstrap, topic, 21, timeout=30)
+        broker.wait_log("Kafka: mended; it was: it refused the user or the password", 10)
     else:
         broker.wait_log("SCRAM of librdkafka before 2.6.1: Kafka 4 refuses right passwords", 5)
         broker.wait_log("or this is the fault of librdkafka before 2.6.1", 15)
