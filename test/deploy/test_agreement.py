@@ -57,6 +57,14 @@ def test_plugin_and_configuration() -> None:
     assert f":{mounts['data']}\n" in _read("docker/compose.yaml")
 
 
+def test_bases_are_pinned() -> None:
+    """Each base but that of sid, which moves, has its digest, and each suite that docker/build.sh takes has a base."""
+    bases = _found(r"^FROM debian:(\w+)-slim(@sha256:[0-9a-f]{64})? AS base-(\w+)$", "docker/Dockerfile")
+    assert all(suite == stage and (digest or suite == "sid") for suite, digest, stage in bases)
+    (suites,) = _found(r"^    ([a-z |]+)\) ;;\n    \*\) die \"--suite", "docker/build.sh")
+    assert [suite for suite, _, _ in bases] == suites.split(" | ")
+
+
 def test_user() -> None:
     uid = _found(r"^readonly uid=(\d+)$", "docker/entrypoint.sh")[0]
     assert _dockerfile("USER") == f"{uid}:{uid}"
