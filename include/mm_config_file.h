@@ -11,6 +11,7 @@
 #include "mm_config.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* The largest file, bytes. */
 #define MM_CONFIG_FILE_MAX ((size_t)1024 * 1024)
@@ -24,6 +25,7 @@ struct mm_config_file
     size_t n_options;
     size_t n_mistakes; /* lines that were reported */
     unsigned mode;     /* the file's permission bits; 0 for a text in memory */
+    uint64_t sum;      /* of the content (mm_watch.h) */
     char *text;        /* what options point into */
     size_t text_len;
 };

@@ -43,14 +43,17 @@ struct mm_live_options
     size_t n_options; /* what the broker gave, in file order */
     mm_config_getenv_fn getenv;
     void *getenv_arg;
-    struct mm_sender *sender; /* running; its owner leaves it alone from mm_live_start() on until
-                                 mm_live_stop() */
+    struct mm_sender *sender; /* running when mm_live_start() is called; its owner leaves it alone
+                                 from mm_live_start() on until mm_live_stop() */
     struct mm_spool *spool;
     struct mm_metrics *metrics;
     struct mm_log *log;
 };
 
-/* Thread: setup. Errors: MM_ENOMEM; *out is NULL and config still the caller's then. */
+/* What the files with certificates and secrets hold now is taken for what is in use: to be called
+ * before the sending half starts, which reads them.
+ *
+ * Thread: setup. Errors: MM_ENOMEM; *out is NULL and config still the caller's then. */
 int mm_live_new(const struct mm_live_options *opts, struct mm_live **out);
 
 /* Start the thread, which blocks all signals. Thread: setup. Errors: MM_ETHREAD; errstr has the

@@ -6,6 +6,7 @@
 #ifndef MM_WATCH_H
 #define MM_WATCH_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* What to begin a sum with. */
@@ -17,5 +18,8 @@
  *
  * Thread: any; reads the disk. */
 uint64_t mm_watch_add(uint64_t sum, const char *path);
+
+/* The same for a file that has been read: all of its content, up to 4 MiB. Thread: any. */
+uint64_t mm_watch_add_content(uint64_t sum, const void *data, size_t len);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "mm_error.h"
 #include "mm_text.h"
+#include "mm_watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,6 +83,7 @@ int mm_config_file_parse(const char *text,
                          struct mm_config_file **out)
 {
     static const char mark[] = "\xEF\xBB\xBF"; /* as editors of Windows write it */
+    const uint64_t sum = mm_watch_add_content(MM_WATCH_EMPTY, text, len);
     if (len >= strlen(mark) && memcmp(text, mark, strlen(mark)) == 0) {
         text += strlen(mark);
         len -= strlen(mark);
@@ -99,6 +101,7 @@ int mm_config_file_parse(const char *text,
         mm_config_file_free(file);
         return MM_ENOMEM;
     }
+    file->sum = sum;
     memcpy(file->text, text, len);
     file->text_len = len;
     file->text[len] = '\0';

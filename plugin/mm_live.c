@@ -166,6 +166,12 @@ static uint64_t sum_of_config_file(const struct mm_config *config)
                                        : mm_watch_add(MM_WATCH_EMPTY, config->config_file);
 }
 
+/* The same of the content that settings were made of: the file may have changed since. */
+static uint64_t sum_of_what_was_read(const struct mm_config *config)
+{
+    return config->config_file == NULL ? MM_WATCH_EMPTY : config->config_file_sum;
+}
+
 /* Does a property of librdkafka name a file that it reads when a producer is made? */
 static bool names_file(const struct mm_config_property *property)
 {
@@ -499,8 +505,7 @@ static bool may_take(struct mm_live *l, const struct mm_config *wanted)
 /* On demand: the config_file. */
 static void reload_settings(struct mm_live *l)
 {
-    uint64_t file_sum = sum_of_config_file(current(l));
-    if (file_sum == l->file_sum && sum_of_files(current(l)) == l->files_sum) {
+    if (sum_of_config_file(current(l)) == l->file_sum && sum_of_files(current(l)) == l->files_sum) {
         note_success(l, MM_RELOAD_UNCHANGED);
         mm_log_write(l->opts.log, MM_LOG_INFO, "reload: %s",
                      current(l)->config_file != NULL
@@ -521,7 +526,7 @@ static void reload_settings(struct mm_live *l)
     char text[MM_LOG_LINE_LEN];
     mm_config_describe(wanted, text, sizeof text);
     mm_log_write(l->opts.log, MM_LOG_INFO, "reload: %s", text);
-    l->file_sum = file_sum;
+    l->file_sum = sum_of_what_was_read(wanted);
     l->files_sum = l->look_sum = files_sum;
     l->files_failed = false;
     l->files_waiting = false;
@@ -650,7 +655,7 @@ int mm_live_new(const struct mm_live_options *opts, struct mm_live **out)
     l->m = mm_metrics_live(opts->metrics);
     atomic_init(&l->current, opts->config);
     atomic_init(&l->seen, opts->config);
-    l->file_sum = sum_of_config_file(opts->config);
+    l->file_sum = sum_of_what_was_read(opts->config);
     l->files_sum = l->look_sum = sum_of_files(opts->config);
     note_certificate(l);
     pthread_mutex_init(&l->lock, NULL);

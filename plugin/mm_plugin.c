@@ -511,8 +511,7 @@ static int new_sender(struct mm *mm, char *errstr, size_t errstr_len)
     return mm_sender_new(&opts, &mm->sender, errstr, errstr_len);
 }
 
-/* The last to start: from here on the settings, and the sending half, may change. */
-static int start_live(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
+static int new_live(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
 {
     struct mm_live_options opts = {
         .config = mm->first_config,
@@ -530,7 +529,7 @@ static int start_live(struct mm *mm, size_t n_options, char *errstr, size_t errs
         return err;
     }
     mm->first_config = NULL;
-    return mm_live_start(mm->live, errstr, errstr_len);
+    return 0;
 }
 
 /* Make everything between the settings and the first message. */
@@ -588,10 +587,14 @@ static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errst
         err = start_http(mm, errstr, errstr_len);
     }
     if (err == 0) {
+        err = new_live(mm, n_options, errstr, errstr_len);
+    }
+    if (err == 0) {
         err = mm_sender_start(mm->sender, errstr, errstr_len);
     }
     if (err == 0) {
-        err = start_live(mm, n_options, errstr, errstr_len);
+        /* The last to start: from here on the settings, and the sending half, may change. */
+        err = mm_live_start(mm->live, errstr, errstr_len);
     }
     return err;
 }

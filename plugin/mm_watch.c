@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,6 +40,17 @@ static int64_t add_content(int fd, uint64_t *sum)
     return (int64_t)len;
 }
 
+/* With its length, so that what one file loses at its end is not what the next begins with. */
+static uint64_t add_len(uint64_t sum, int64_t len)
+{
+    return add_bytes(sum, &len, sizeof len);
+}
+
+uint64_t mm_watch_add_content(uint64_t sum, const void *data, size_t len)
+{
+    return add_len(add_bytes(sum, data, len), (int64_t)len);
+}
+
 uint64_t mm_watch_add(uint64_t sum, const char *path)
 {
     struct stat st;
@@ -53,6 +63,5 @@ uint64_t mm_watch_add(uint64_t sum, const char *path)
     if (fd >= 0) {
         close(fd);
     }
-    /* Its length too, so that what one file loses at its end is not what the next begins with. */
-    return add_bytes(sum, &len, sizeof len);
+    return add_len(sum, len);
 }

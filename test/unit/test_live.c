@@ -40,8 +40,9 @@ static void write_settings(struct stage *s, const char *bootstrap, const char *m
     write_file(s->file, text);
 }
 
-/* At these brokers; hang: whoever looks for a hanging host hangs from the start on. */
-static struct stage *stage_at(const char *bootstrap, bool hang)
+/* At these brokers; hang: whoever looks for a hanging host hangs from the start on; late: what is
+ * added to the config_file when it has been read. */
+static struct stage *stage_at(const char *bootstrap, bool hang, const char *late)
 {
     struct stage *s = calloc(1, sizeof *s);
     assert_non_null(s);
@@ -67,6 +68,9 @@ static struct stage *stage_at(const char *bootstrap, bool hang)
         .log = s->g->log,
     };
     assert_int_equal(mm_config_new(&source, &opts.config), 0); /* the rig has its own */
+    if (late != NULL) {
+        write_settings(s, s->g->bootstrap, late);
+    }
     assert_int_equal(mm_live_new(&opts, &s->live), 0);
     char errstr[256];
     assert_int_equal(mm_live_start(s->live, errstr, sizeof errstr), 0);
@@ -75,7 +79,7 @@ static struct stage *stage_at(const char *bootstrap, bool hang)
 
 static struct stage *stage_new(void)
 {
-    return stage_at(NULL, false);
+    return stage_at(NULL, false, NULL);
 }
 
 static void stage_free(struct stage *s)
@@ -130,6 +134,20 @@ static void test_on_demand(void **state)
     assert_int_equal(mm_metrics_live(s->g->metrics)->restart_needed, 1);
     assert_true(rig_figures(s->g).spool.drop_oldest);
     assert_true(rig_wait_empty(s->g, 10000));
+    stage_free(s);
+}
+
+/* The start of the broker takes a while; what somebody writes meanwhile is not in use. */
+static void test_a_file_that_changes_during_the_start(void **state)
+{
+    (void)state;
+    struct stage *s = stage_at(NULL, false, "mqtt_topic a/#\n");
+    assert_string_equal(mm_live_settings(s->live)->mqtt_topic, "#");
+    mm_live_reload(s->live);
+    assert_true(wait_count(s, MM_RELOAD_APPLIED, 1, 20000));
+    assert_string_equal(mm_live_settings(s->live)->mqtt_topic, "a/#");
+    mm_live_reload(s->live);
+    assert_true(wait_count(s, MM_RELOAD_UNCHANGED, 1, 10000));
     stage_free(s);
 }
 
@@ -280,7 +298,7 @@ static void test_a_stop_does_not_wait_for_a_proof(void **state)
 static void test_a_stop_in_a_change_that_hangs(void **state)
 {
     (void)state;
-    struct stage *s = stage_at(RIG_HANGING_HOST ":1", true);
+    struct stage *s = stage_at(RIG_HANGING_HOST ":1", true, NULL);
     rig_publish_many(s->g, 50, 5);
     uint64_t end = now_ms() + 10000;
     while (faults.n_hanging == 0 && now_ms() < end) {
@@ -365,6 +383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums_of_files),
         cmocka_unit_test(test_on_demand),
+        cmocka_unit_test(test_a_file_that_changes_during_the_start),
         cmocka_unit_test(test_mistakes_change_nothing),
         cmocka_unit_test(test_watched_files),
         cmocka_unit_test(test_files_on_demand),
