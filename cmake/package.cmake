@@ -120,7 +120,11 @@ outlives crashes and restarts of the broker.
 With it comes metamorphosis(1), which checks configurations, shows what
 waits, and brings it to Kafka without a broker.")
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_PACKAGE_DEPENDS "mosquitto (>= 2.0.11), librdkafka1 (>= 2.0.2)")
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "mosquitto (>= 2.0.11)")
+if(MM_RDKAFKA STREQUAL system)
+    # More than its symbols ask for.
+    string(APPEND CPACK_DEBIAN_PACKAGE_DEPENDS ", librdkafka1 (>= 2.0.2)")
+endif()
 # The authorities that the system trusts; kinit, for Kerberos.
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS ca-certificates)
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS krb5-user)
