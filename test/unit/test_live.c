@@ -206,6 +206,29 @@ static void test_watched_files(void **state)
     stage_free(s);
 }
 
+/* A callback of the broker may take its time: what it was given stays until the next one asks. */
+static void test_settings_live_until_the_next_call(void **state)
+{
+    (void)state;
+    struct stage *s = stage_new();
+    rig_publish_many(s->g, 10, 1);
+    const struct mm_config *held = mm_live_settings(s->live);
+    for (uint64_t n = 1; n <= 2; n++) {
+        write_settings(s, s->g->bootstrap, n == 1 ? "mqtt_topic a/#\n" : "mqtt_topic b/#\n");
+        mm_live_reload(s->live);
+        for (uint64_t end = now_ms() + 20000; count(s, MM_RELOAD_APPLIED) < n && now_ms() < end;) {
+            (void)rig_logged(s->g, "");
+            sleep_ms(5);
+        }
+        assert_int_equal(count(s, MM_RELOAD_APPLIED), n);
+    }
+    sleep_ms(1500); /* the thread has looked for what is unused */
+    assert_string_equal(held->mqtt_topic, "#");
+    assert_string_equal(held->config_file, s->file);
+    assert_string_equal(mm_live_settings(s->live)->mqtt_topic, "b/#");
+    stage_free(s);
+}
+
 /* Whoever has renewed a secret and asks for it does not have to wait until it is seen. */
 static void test_files_on_demand(void **state)
 {
@@ -387,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_mistakes_change_nothing),
         cmocka_unit_test(test_watched_files),
         cmocka_unit_test(test_files_on_demand),
+        cmocka_unit_test(test_settings_live_until_the_next_call),
         cmocka_unit_test(test_files_that_change_in_an_outage),
         cmocka_unit_test(test_a_file_that_keeps_changing_is_waited_for),
         cmocka_unit_test(test_config_file_is_not_read_unasked),
