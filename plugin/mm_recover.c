@@ -547,7 +547,7 @@ static void add_up(struct recovery *r)
         return;
     }
     memcpy(found->counters, r->state.counters, sizeof found->counters);
-    found->n_records = r->state.n_pending + (end > next ? end - next : 0);
+    found->n_records = r->state.n_pending + count_between(r, next, end);
     found->n_repeat = r->state.n_repeat;
     s->old_next = next;
     s->n_zone = r->state.n_pending;

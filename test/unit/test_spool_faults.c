@@ -604,6 +604,38 @@ static void test_an_unknown_boot_is_another_one(void **state)
     mm_spool_close(s);
 }
 
+static void get_state(uint8_t *bytes)
+{
+    char path[sizeof directory + 8];
+    snprintf(path, sizeof path, "%s/STATE", directory);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, bytes, sizeof safe_state, 0), sizeof safe_state);
+    close(fd);
+}
+
+/* The numbers jump at a start, and STATE could not be written from there on. */
+static void test_a_jump_that_state_does_not_know_is_no_record(void **state)
+{
+    (void)state;
+    uint8_t before[sizeof safe_state];
+    memset(boot_id, 1, sizeof boot_id);
+    leave_killed_log(10);
+    get_state(before);
+    memset(boot_id, 2, sizeof boot_id);
+    leave_killed_log(5);
+    put_state(before);
+    struct mm_spool_options opts = plain();
+    struct mm_spool *s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_records, 15);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 15);
+    struct mm_spool_stats stats;
+    mm_spool_stats(s, &stats);
+    assert_int_equal(stats.n_lost, 0);
+    assert_int_equal(mm_spool_to_take(s), 15);
+    mm_spool_close(s);
+}
+
 static void test_a_stop_that_deletes_is_in_order(void **state)
 {
     (void)state;
@@ -1174,6 +1206,8 @@ int main(void)
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_an_unknown_boot_is_another_one, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_jump_that_state_does_not_know_is_no_record,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_a_stop_that_deletes_is_in_order, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_what_failed_to_sync_is_not_called_safe, make_directory,
