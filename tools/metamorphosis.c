@@ -8,6 +8,7 @@
 #include "mm_kafka.h"
 #include "mm_version.h"
 #include "mock_kafka.h"
+#include "prove.h"
 #include "route.h"
 #include "spool.h"
 
@@ -64,6 +65,10 @@ static const struct command commands[] = {
      run_mock_kafka, false, NULL},
     {"options", "[--man]", "print the option reference, in Markdown or as a manual page",
      run_options, false, NULL},
+    {"prove", PROVE_USAGE,
+     "kill a broker of its own again and again under load, and see that Kafka has all that was\n"
+     "      acknowledged",
+     run_prove, false, prove_help},
     {"route", ROUTE_USAGE,
      "what becomes of a message: route, Kafka topic, key, partition, headers, size", run_route,
      false, route_help},

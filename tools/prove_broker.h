@@ -1,0 +1,44 @@
+/* prove_broker.h - the broker that "prove" kills: a Mosquitto with the plugin, in a directory of
+ * its own.
+ *
+ * For one thread, which must be the one that starts it: the broker ends with it. */
+#ifndef PROVE_BROKER_H
+#define PROVE_BROKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct prove_broker
+{
+    char dir[4096];    /* mosquitto.conf, mosquitto.log, spool/ */
+    char config[4128]; /* its mosquitto.conf */
+    const char *program;
+    uint16_t port; /* on 127.0.0.1, as long as nobody else takes it while the broker is down */
+    pid_t pid;     /* 0: it does not run */
+};
+
+/* Make the directory, below $TMPDIR or /tmp, and choose a port. program: the Mosquitto; NULL: the
+ * one that the PATH has, or /usr/sbin. False: why was told to standard error. */
+bool prove_broker_make(struct prove_broker *b, const char *program);
+
+/* False: why was told to standard error. */
+bool prove_broker_start(struct prove_broker *b);
+
+/* SIGKILL, and wait for its end. */
+void prove_broker_kill(struct prove_broker *b);
+
+/* SIGTERM, and wait, timeout_ms at most. False: it did not end, and was killed. */
+bool prove_broker_stop(struct prove_broker *b, uint32_t timeout_ms);
+
+/* Has it ended by itself? Puts how into text. */
+bool prove_broker_ended(struct prove_broker *b, char *text, size_t text_len);
+
+/* The last lines of its log, to standard error. */
+void prove_broker_show_log(const struct prove_broker *b);
+
+/* Delete the directory. */
+void prove_broker_remove(const struct prove_broker *b);
+
+#endif
