@@ -108,6 +108,7 @@ static const char *find_block(const struct content *c, const char *label)
 
 static int check_secret(const struct content *c, char *why, size_t why_len)
 {
+    static const char mark[] = "\xEF\xBB\xBF"; /* as editors of Windows write it, unseen */
     size_t len = c->len;
     if (len > 0 && c->data[len - 1] == '\n') {
         len--;
@@ -120,6 +121,9 @@ static int check_secret(const struct content *c, char *why, size_t why_len)
     }
     if (len >= MM_SECRET_LEN) {
         return fail(why, why_len, "it is longer than 4095 bytes");
+    }
+    if (len >= strlen(mark) && memcmp(c->data, mark, strlen(mark)) == 0) {
+        return fail(why, why_len, "it begins with a byte order mark (EF BB BF)");
     }
     for (size_t i = 0; i < len; i++) {
         if (c->data[i] == '\n' || c->data[i] == '\r') {

@@ -110,6 +110,7 @@ static void test_secret_is_a_line(void **state)
         {"word\n\n", NULL},
         {"word\nmore", NULL},
         {"\nword", NULL},
+        {"\xEF\xBB\xBFword\n", NULL}, /* the mark would be part of it, for nobody to see */
     };
     for (size_t i = 0; i < LEN_OF(cases); i++) {
         char secret[MM_SECRET_LEN] = "before";
