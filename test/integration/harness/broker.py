@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,22 @@ class Broker:
         """The /proc/…/status of each thread, by its id."""
         tasks = Path(f"/proc/{self.pid}/task")
         return {int(task.name): task / "status" for task in tasks.iterdir()}
+
+    def program(self) -> Path:
+        """The file that runs, as its process sees it: not a script that started it, nor a loader."""
+        exe = Path(f"/proc/{self.pid}/exe")
+        if not os.readlink(exe).rpartition("/")[2].startswith("ld-"):
+            return exe
+        mapped = {line.split()[-1] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
+        return next(Path(path) for path in mapped if path.endswith("/mosquitto"))
+
+    def shows_properties(self) -> bool:
+        """Does it let plugins read the properties of MQTT 5? A Mosquitto 2.0 that its own makefiles built does not."""
+        names = subprocess.run(
+            ["nm", "-D", "--defined-only", str(self.program())], capture_output=True, text=True, check=True
+        ).stdout
+        assert "mosquitto_callback_register" in names
+        return "mosquitto_property_read_string\n" in names
 
     def n_fds(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
