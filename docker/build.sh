@@ -79,8 +79,13 @@ install_packages "${packages_image[@]}"
 mkdir -p "$storage"
 
 # overlay where the kernel and the file system have it; vfs, which copies the whole image at each step, is slow.
+# STORAGE_DRIVER, as buildah's own variable, decides otherwise.
 storage_driver() {
     local try=$storage/overlay-try driver=vfs
+    if [ -n "${STORAGE_DRIVER:-}" ]; then
+        echo "$STORAGE_DRIVER"
+        return
+    fi
     mkdir -p "$try"/{lower,upper,work,merged}
     if mount -t overlay overlay -o "lowerdir=$try/lower,upperdir=$try/upper,workdir=$try/work" "$try/merged" 2>/dev/null
     then
