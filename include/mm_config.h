@@ -105,6 +105,7 @@ struct mm_config
 {
     char *config_file;               /* an absolute path; NULL: none */
     uint64_t config_file_sum;        /* of what was read from it (mm_watch.h) */
+    size_t config_file_n;            /* options in it */
     char *mqtt_topic;                /* the list as given */
     struct mm_filter_set *filters;   /* list i: those of route i; list n_routes: mqtt_topic */
     char *kafka_bootstrap;           /* "host:port[,host:port...]"; IPv6 literals in brackets */

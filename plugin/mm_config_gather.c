@@ -388,6 +388,7 @@ int mm_config_gather_file(struct mm_parser *p)
         return rc;
     }
     p->config->config_file_sum = file->sum;
+    p->config->config_file_n = file->n_options;
     p->n_mistakes += file->n_mistakes;
     for (size_t i = 0; rc == 0 && i < file->n_options; i++) {
         rc = gather_option(p, &file->options[i], file->places[i]);

@@ -261,6 +261,13 @@ static int keep_fixed(struct mm_live *l, struct mm_config *wanted)
     return mm_config_keep_fixed(current(l), wanted);
 }
 
+/* A file that has lost all that was in it is taken for one that is just being written: by it the
+ * backlog would go where the defaults lead. */
+static bool was_emptied(struct mm_live *l, const struct mm_config *wanted)
+{
+    return wanted->config_file_n == 0 && current(l)->config_file_n > 0;
+}
+
 /* The settings as the config_file has them now. NULL: something is wrong with them, which is told.
  */
 static struct mm_config *check(struct mm_live *l)
@@ -276,6 +283,12 @@ static struct mm_config *check(struct mm_live *l)
     };
     struct mm_config *wanted;
     int err = mm_config_new(&source, &wanted);
+    if (err == 0 && was_emptied(l, wanted)) {
+        mm_config_free(wanted);
+        note_failure(l, "the new settings are not taken",
+                     "no option is left in the config_file; is it just being written?");
+        return NULL;
+    }
     if (err == 0) {
         err = keep_fixed(l, wanted);
         if (err != 0) {

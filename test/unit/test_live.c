@@ -168,9 +168,14 @@ static void test_mistakes_change_nothing(void **state)
     mm_live_reload(s->live);
     assert_true(wait_count(s, MM_RELOAD_FAILED, 2, 10000));
 
+    write_file(s->file, "# nothing yet\n");
+    mm_live_reload(s->live);
+    assert_true(wait_count(s, MM_RELOAD_FAILED, 3, 10000));
+    assert_true(rig_logged(s->g, "no option is left in the config_file"));
+
     write_settings(s, "127.0.0.1:1", "");
     mm_live_reload(s->live);
-    assert_true(wait_count(s, MM_RELOAD_FAILED, 3, 20000));
+    assert_true(wait_count(s, MM_RELOAD_FAILED, 4, 20000));
     assert_true(rig_logged(s->g, "Kafka is not reached"));
     assert_ptr_equal(mm_live_settings(s->live), before);
 
