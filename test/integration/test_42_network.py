@@ -123,7 +123,8 @@ class _Run:
     def _check_shown(self, fault: _Fault, n_connections: int, seconds: float) -> None:
         if fault.shows == "connections":
             n = self.line.proxy.n_connections - n_connections
-            assert n >= max(1, seconds), f"{n} new connections in {seconds:.1f} s: {fault}"
+            due = max(1, seconds / 2)  # there is up to 1 s between two tries, and more on a busy machine
+            assert n >= due, f"{n} new connections in {seconds:.1f} s: {fault}"
         else:
             n_waiting = self.broker.health.scrape().in_spool
             due = _RATE * seconds / 2 if fault.shows == "stops" else _WAITING

@@ -365,8 +365,18 @@ static void run_case(const struct step_case *c, const struct place *place)
     uint64_t stride = n_steps / n_kills + 1;
     uint64_t end = n_steps > TAIL_STEPS ? n_steps - TAIL_STEPS : 0;
     struct outcomes o = {0};
+    uint64_t last = 0; /* the last one that was inside */
     for (uint64_t n = 1; kill_after(c, place, n, &o);) {
+        last = n;
         n = n < end && n + stride > end ? end : n + (n < end ? stride : 1);
+    }
+    /* It may have been shorter than when it was counted: what a new segment takes varies. Then the
+     * end is looked for, in smaller and smaller steps. */
+    for (uint64_t pace = stride; pace > 1;) {
+        pace = (pace + 9) / 10;
+        while (kill_after(c, place, last + pace, &o)) {
+            last += pace;
+        }
     }
     printf("%s: %" PRIu64 " instructions, %" PRIu64 " kills inside append: %" PRIu64
            " absent (%" PRIu64 " of those half written), %" PRIu64 " complete, 0 wrong\n",
