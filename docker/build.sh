@@ -16,6 +16,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/lib-chroot.sh
+. "$root/scripts/lib-chroot.sh"
 
 suite=trixie tag='' stand_in=no storage=$root/build/image rootfs=''
 while [ $# -gt 0 ]; do
@@ -100,29 +102,12 @@ storage_driver() {
 buildah=(buildah --root "$storage/images" --runroot "$storage/run" --storage-driver "$(storage_driver)")
 base=localhost/debian-stand-in:$suite
 
-# The mirror of Debian that this machine fetches its packages from.
-mirror() {
-    # shellcheck disable=SC2016 # apt replaces these
-    apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(RELEASE) $(REPO_URI)' |
-        awk '$1 == "Packages" && $2 == "Debian" && $3 !~ /-/ { print $4; exit }'
-}
-
 # What is in debian:SUITE-slim, by and large: the essential packages and apt, no documents, no services.
 make_base() {
-    local directory=$storage/base-$suite uri script container
-    uri=$(mirror)
-    [ -n "$uri" ] || die "no mirror of Debian among the sources of apt (apt-get update helps)"
+    local directory=$storage/base-$suite container
     say "making a stand-in for debian:$suite-slim (once)"
     rm -rf "$directory"
-    # A suite that this debootstrap does not know is made as sid is.
-    script=/usr/share/debootstrap/scripts/$suite
-    if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
-    debootstrap --variant=minbase "$suite" "$directory" "$uri" "$script" >"$storage/debootstrap-$suite.log" 2>&1 ||
-        { tail -n 20 "$storage/debootstrap-$suite.log" >&2 && die "debootstrap failed"; }
-    printf '#!/bin/sh\nexit 101\n' >"$directory/usr/sbin/policy-rc.d"
-    chmod 0755 "$directory/usr/sbin/policy-rc.d"
-    # A mirror may be a copy of another day.
-    echo 'Acquire::Check-Valid-Until "false";' >"$directory/etc/apt/apt.conf.d/any-day"
+    bootstrap_debian "$suite" "$directory" "$storage/debootstrap-$suite.log"
     printf 'path-exclude /usr/share/%s/*\n' doc man info locale >"$directory/etc/dpkg/dpkg.cfg.d/slim"
     rm -rf "$directory"/var/lib/apt/lists/* "$directory"/var/cache/apt/* "$directory"/var/log/* \
         "$directory"/usr/share/{doc,man,info,locale}/*

@@ -1,18 +1,35 @@
 # shellcheck shell=bash
-# Clean Debian systems in directories, for scripts/package-test.sh and scripts/matrix.sh. To be sourced after lib.sh, as
-# root. The packages come from the mirror that this machine's apt fetches from.
+# Clean Debian systems in directories, for scripts/package-test.sh, scripts/matrix.sh and docker/build.sh. To be sourced
+# after lib.sh, as root. The packages come from the mirror that this machine's apt fetches from.
 #
 # A base is made once for each suite and kept in $chroots (build/chroots, or MM_CHROOTS); what is worked in is a copy.
 
 # Where bases, copies and fetched packages lie.
 chroots=${MM_CHROOTS:-$root/build/chroots}
 
-# The mirror of Debian that this machine fetches its packages from, or else the public one.
+# The mirror of Debian that this machine fetches its packages from.
 debian_mirror() {
+    local uri
     # shellcheck disable=SC2016 # apt replaces these
-    apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(RELEASE) $(REPO_URI)' 2>/dev/null |
-        awk '$1 == "Packages" && $2 == "Debian" && $3 !~ /-/ { print $4; found = 1; exit }
-            END { if (!found) print "http://deb.debian.org/debian" }'
+    uri=$(apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(RELEASE) $(REPO_URI)' |
+        awk '$1 == "Packages" && $2 == "Debian" && $3 !~ /-/ { print $4; exit }')
+    [ -n "$uri" ] || die "no mirror of Debian among the sources of apt (apt-get update helps)"
+    printf '%s\n' "$uri"
+}
+
+# bootstrap_debian SUITE DIRECTORY LOG: what is essential, and apt. No service starts in there by itself.
+bootstrap_debian() {
+    local suite=$1 directory=$2 log=$3 uri script
+    uri=$(debian_mirror) || exit
+    # A suite that this debootstrap does not know is made as sid is.
+    script=/usr/share/debootstrap/scripts/$suite
+    if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
+    debootstrap --variant=minbase "$suite" "$directory" "$uri" "$script" >"$log" 2>&1 ||
+        { tail -n 20 "$log" >&2 && die "debootstrap failed"; }
+    printf '#!/bin/sh\nexit 101\n' >"$directory/usr/sbin/policy-rc.d"
+    chmod 0755 "$directory/usr/sbin/policy-rc.d"
+    # A mirror may be a copy of another day.
+    echo 'Acquire::Check-Valid-Until "false";' >"$directory/etc/apt/apt.conf.d/any-day"
 }
 
 # chroot_suite NAME: is it one that we know?
@@ -25,26 +42,17 @@ chroot_suite() {
 
 # chroot_base SUITE: makes the base if it is not there, and prints its directory.
 chroot_base() {
-    local suite=$1 base=$chroots/base-$1 uri script
+    local suite=$1 base=$chroots/base-$1
     if [ -e "$base/etc/debian_version" ]; then
         printf '%s\n' "$base"
         return
     fi
-    uri=$(debian_mirror)
     say "making a Debian $suite in $base (once)" >&2
     mkdir -p "$chroots"
     rm -rf "$base.new"
-    # A suite that this debootstrap does not know is made as sid is.
-    script=/usr/share/debootstrap/scripts/$suite
-    if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
-    debootstrap --variant=minbase "$suite" "$base.new" "$uri" "$script" >"$chroots/debootstrap-$suite.log" 2>&1 ||
-        { tail -n 20 "$chroots/debootstrap-$suite.log" >&2 && die "debootstrap failed"; }
-    # No service starts in there by itself.
-    printf '#!/bin/sh\nexit 101\n' >"$base.new/usr/sbin/policy-rc.d"
-    chmod 0755 "$base.new/usr/sbin/policy-rc.d"
-    # A mirror may be a copy of another day.
-    printf '%s\n' 'Acquire::Check-Valid-Until "false";' 'Acquire::Retries "3";' 'APT::Sandbox::User "root";' \
-        'Acquire::Languages "none";' 'APT::Install-Recommends "false";' >"$base.new/etc/apt/apt.conf.d/any-day"
+    bootstrap_debian "$suite" "$base.new" "$chroots/debootstrap-$suite.log"
+    printf '%s\n' 'Acquire::Retries "3";' 'APT::Sandbox::User "root";' 'Acquire::Languages "none";' \
+        'APT::Install-Recommends "false";' >>"$base.new/etc/apt/apt.conf.d/any-day"
     rm -rf "$base.new"/var/cache/apt/*.bin
     mv "$base.new" "$base"
     printf '%s\n' "$base"
