@@ -102,6 +102,16 @@ static void act_in_ms(struct prove *p, uint32_t ms)
     p->act_ns = mm_clock_monotonic_ns() + ms * NS_PER_MS;
 }
 
+static bool stop_broker(struct prove *p)
+{
+    if (!prove_broker_stop(&p->broker, STOP_TIMEOUT_MS)) {
+        snprintf(p->why, sizeof p->why, "the broker did not stop within %u s",
+                 STOP_TIMEOUT_MS / 1000);
+        return false;
+    }
+    return true;
+}
+
 /* End the broker and start it again. */
 static bool act(struct prove *p)
 {
@@ -109,9 +119,7 @@ static bool act(struct prove *p)
     uint32_t dice = random_below(p, 8);
     if (dice == 0) {
         p->n_stops++;
-        if (!prove_broker_stop(&p->broker, STOP_TIMEOUT_MS)) {
-            snprintf(p->why, sizeof p->why, "the broker did not stop within %u s",
-                     STOP_TIMEOUT_MS / 1000);
+        if (!stop_broker(p)) {
             return false;
         }
     } else {
@@ -183,9 +191,7 @@ static bool await_rest(struct prove *p)
 
 static bool end_in_order(struct prove *p)
 {
-    if (!prove_broker_stop(&p->broker, STOP_TIMEOUT_MS)) {
-        snprintf(p->why, sizeof p->why, "the broker did not stop within %u s",
-                 STOP_TIMEOUT_MS / 1000);
+    if (!stop_broker(p)) {
         return false;
     }
     uint64_t end_ns = mm_clock_monotonic_ns() + LAST_LOOK_MS * NS_PER_MS;

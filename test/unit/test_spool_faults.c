@@ -553,13 +553,26 @@ static uint64_t first_seq(struct mm_spool_reader *rd)
     return r.seq;
 }
 
-static void put_state(const uint8_t *bytes)
+static int open_state(void)
 {
     char path[sizeof directory + 8];
     snprintf(path, sizeof path, "%s/STATE", directory);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
+    return fd;
+}
+
+static void put_state(const uint8_t *bytes)
+{
+    int fd = open_state();
     assert_int_equal(pwrite(fd, bytes, sizeof safe_state, 0), sizeof safe_state);
+    close(fd);
+}
+
+static void get_state(uint8_t *bytes)
+{
+    int fd = open_state();
+    assert_int_equal(pread(fd, bytes, sizeof safe_state, 0), sizeof safe_state);
     close(fd);
 }
 
@@ -602,16 +615,6 @@ static void test_an_unknown_boot_is_another_one(void **state)
     append_some(s, 1);
     assert_true(first_seq(rd) > UINT64_C(1) << 32);
     mm_spool_close(s);
-}
-
-static void get_state(uint8_t *bytes)
-{
-    char path[sizeof directory + 8];
-    snprintf(path, sizeof path, "%s/STATE", directory);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    assert_int_equal(pread(fd, bytes, sizeof safe_state, 0), sizeof safe_state);
-    close(fd);
 }
 
 /* The numbers jump at a start, and STATE could not be written from there on. */
@@ -1125,9 +1128,7 @@ static void test_a_slot_of_state_outlives_the_power(void **state)
         struct mm_spool_options opts = plain();
         opts.sync = policies[i];
         struct mm_spool *s = open_log(&opts);
-        char path[sizeof directory + 8];
-        snprintf(path, sizeof path, "%s/STATE", directory);
-        int fd = open(path, O_RDWR | O_CLOEXEC);
+        int fd = open_state();
         uint64_t n = 0;
         for (int round = 0; round < 30; round++) {
             /* Some rounds delete a segment, for which STATE is synced; the others write it only. */
