@@ -8,6 +8,7 @@
 #   --suite NAMES    of Debian, with commas between: bookworm,trixie,sid (default), forky
 #   --plugin WHICH   native, bookworm, or both (default)
 #   --prepare        build and install everything, and run no test
+#   --continue       go on where a run was stopped, or failed: builds nothing again, and runs what has not passed yet
 #   -k EXPRESSION    only the tests that match, as pytest's -k; all of them take hours
 #   -h, --help       this text
 #
@@ -21,7 +22,7 @@ set -euo pipefail
 . "$root/scripts/lib-chroot.sh"
 
 readonly oldest=bookworm # which everything later has to take the plugin of
-suite=bookworm,trixie,sid plugin=both prepare_only=no
+suite=bookworm,trixie,sid plugin=both prepare_only=no go_on=no
 pytest_args=()
 while [ $# -gt 0 ]; do
     if [ "$1" = --plugin ]; then
@@ -30,6 +31,9 @@ while [ $# -gt 0 ]; do
         n_taken=2
     elif [ "$1" = --prepare ]; then
         prepare_only=yes
+        n_taken=1
+    elif [ "$1" = --continue ]; then
+        go_on=yes
         n_taken=1
     else
         take_argument suite "$@"
@@ -49,6 +53,19 @@ install_packages "${packages_build[@]}" "${packages_unit[@]}" "${packages_integr
 matrix=$root/build/matrix
 rows=()
 failed=no
+
+# packages: of each system, and of the oldest. Those that a run goes on with are there.
+packages() {
+    local name
+    if [ $go_on = yes ]; then
+        for name in "${suites[@]}" $oldest; do
+            [ -e "$root/build/packages/$name" ] || die "--continue: there is nothing for Debian $name to go on with"
+        done
+        return
+    fi
+    for name in "${suites[@]}"; do package_for "$name"; done
+    if [ ! -e "$root/build/packages/$oldest" ]; then package_for "$oldest"; fi
+}
 
 # prepare SUITE ORIGIN: $matrix/SUITE-ORIGIN, as a directory that was built in: the plugin and the tool of ORIGIN's package
 # for SUITE's broker, and what of the tests' helpers lies beside them.
@@ -83,21 +100,22 @@ prepare_system() {
 
 # run_tests SUITE ORIGIN
 run_tests() {
-    local place=$matrix/$1-$2 log=$matrix/$1-$2.log start=$SECONDS code=0 broker tool
+    local place=$matrix/$1-$2 log=$matrix/$1-$2.log passed=$matrix/$1-$2.passed start=$SECONDS code=0 broker tool
     broker=$({ "$place/mosquitto" -h 2>/dev/null || true; } | sed -n '1s/.*version //p')
     tool=$("$place/bin/metamorphosis" version | sed 's/.*(librdkafka \(.*\))/\1/')
     say "Debian $1, Mosquitto $broker, librdkafka $tool; the plugin is built on $2"
     if [ $prepare_only = yes ]; then return; fi
+    if [ $go_on = no ]; then rm -f "$passed"; fi
+    touch "$passed"
     (cd "$root/test/integration" && PYTHONDONTWRITEBYTECODE=1 MM_TEST_MOSQUITTO=$place/mosquitto \
-        MM_TEST_PLUGIN=$place/lib/mosquitto_metamorphosis.so \
+        MM_TEST_PLUGIN=$place/lib/mosquitto_metamorphosis.so MM_TEST_PASSED=$passed \
         "$root/build/venv/bin/python" -m pytest "${pytest_args[@]}" 2>&1) | tee "$log" || code=$?
     if [ $code -ne 0 ]; then failed=yes; fi
-    rows+=("$(printf '%-10s %-10s %-11s %-10s %s' "$1" "$broker" "$tool" "$2" \
+    rows+=("$(printf '%-10s %-10s %-11s %-10s %-7s %s' "$1" "$broker" "$tool" "$2" "$(wc -l <"$passed")" \
         "$(tail -n 1 "$log" | sed 's/^[= ]*//; s/[= ]*$//') ($((SECONDS - start)) s)")")
 }
 
-for name in "${suites[@]}"; do package_for "$name"; done
-if [ ! -e "$root/build/packages/$oldest" ]; then package_for "$oldest"; fi
+packages
 build release mosquitto_metamorphosis metamorphosis loadgen spool_writer world in_root
 prepare_venv venv test/integration/requirements.txt
 for name in "${suites[@]}"; do
@@ -113,6 +131,6 @@ for name in "${suites[@]}"; do
 done
 
 if [ $prepare_only = yes ]; then exit 0; fi
-printf '\n%-10s %-10s %-11s %-10s %s\n' Debian Mosquitto librdkafka "built on" "integration tests"
+printf '\n%-10s %-10s %-11s %-10s %-7s %s\n' Debian Mosquitto librdkafka "built on" passed "in this run"
 printf '%s\n' "${rows[@]}"
 [ $failed = no ] || die "not all passed; the output is in $matrix/*.log"

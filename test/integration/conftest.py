@@ -6,6 +6,8 @@ MM_TEST_MOSQUITTO=path       the broker, otherwise mosquitto from the PATH
 MM_TEST_PLUGIN=path          the plugin, otherwise the one of the release preset
 MM_TEST_PRELOAD=libraries    preloaded into the broker: the run-time library of a sanitizer
 MM_TEST_LONG=1               outages of 30 s and more, a thousand kills, 2 GiB of backlog, instead of a few
+MM_TEST_PASSED=file          names what has passed: those tests are left out, and more are added, so that a run that was
+                             stopped goes on
 MM_TEST_SEED=number          of the random tests, to see a run again that they have printed
 """
 
@@ -29,6 +31,8 @@ from harness.secure import SecureKafka
 
 _LONGEST_TEST = 240  # seconds, of one test in its short form; five times that in its long form
 _figures = pytest.StashKey[list[str]]()
+_failed = pytest.StashKey[bool]()
+_n_before = pytest.StashKey[int]()
 
 
 def long_form() -> bool:
@@ -197,12 +201,42 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
+def _passed() -> Path | None:
+    name = os.environ.get("MM_TEST_PASSED")
+    return Path(name) if name else None
+
+
+@pytest.hookimpl(trylast=True)  # of those that -k has left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has passed before is told as deselected."""
+    file = _passed()
+    if file is None or not file.exists():
+        return
+    names = set(file.read_text().splitlines())
+    before = [item for item in items if item.nodeid in names]
+    items[:] = [item for item in items if item.nodeid not in names]
+    config.stash[_n_before] = len(before)
+    config.hook.pytest_deselected(items=before)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """That all has passed before is no failure."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash.get(_n_before, 0) > 0:
+        session.exitstatus = pytest.ExitCode.OK
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Every test runs: one that is skipped has failed."""
     report = yield
     if report.skipped:
         report.outcome = "failed"
+    if report.failed:
+        item.stash[_failed] = True
+    file = _passed()
+    if file is not None and report.when == "teardown" and not item.stash.get(_failed, False):
+        with file.open("a") as out:
+            out.write(f"{item.nodeid}\n")
     return report
 
 
