@@ -5,6 +5,7 @@
 #include "mm_text.h"
 
 #include <getopt.h>
+#include <inttypes.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,7 +179,8 @@ static bool is_given(const struct prove_args *a, const char *name)
 bool prove_args_configure(const struct prove_args *a,
                           const struct prove_broker *b,
                           const char *plugin,
-                          const char *topic)
+                          const char *topic,
+                          uint32_t linger_ms)
 {
     static const struct
     {
@@ -203,6 +205,9 @@ bool prove_args_configure(const struct prove_args *a,
         if (!is_given(a, usual[i].name)) {
             fprintf(file, "plugin_opt_%s %s\n", usual[i].name, usual[i].value);
         }
+    }
+    if (!is_given(a, "kafka_linger_ms") && !is_given(a, "config_file")) {
+        fprintf(file, "plugin_opt_kafka_linger_ms %" PRIu32 "\n", linger_ms);
     }
     for (size_t i = 0; i < a->n_options; i++) {
         const char *equals = strchr(a->options[i], '=');

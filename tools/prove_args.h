@@ -36,10 +36,12 @@ bool prove_args_parse(int argc, char **argv, struct prove_args *a);
  * installed. False: there is none, which standard error was told. */
 bool prove_args_plugin(const struct prove_args *a, char path[PROVE_PATH_LEN]);
 
-/* Write the broker's mosquitto.conf. False: why was told to standard error. */
+/* Write the broker's mosquitto.conf. linger_ms counts if no --option says something of that. False:
+ * why was told to standard error. */
 bool prove_args_configure(const struct prove_args *a,
                           const struct prove_broker *b,
                           const char *plugin,
-                          const char *topic);
+                          const char *topic,
+                          uint32_t linger_ms);
 
 #endif

@@ -27,8 +27,8 @@ struct prove_check
     rd_kafka_queue_t *queue;
     int32_t n_partitions;
     int32_t n_started;
-    struct bits *seen;            /* messages, by client */
-    uint64_t *next;               /* by client and MQTT topic: behind the last one that came */
+    struct bits *seen; /* messages, by client */
+    uint64_t *next;    /* by client and MQTT topic: how many are up to the last one that came */
     char uuid[UUID_LEN + 1];      /* of the spool */
     struct bits ids;              /* the numbers in mm-id */
     struct prove_check_figures n; /* what was found */
@@ -101,19 +101,22 @@ static void take_message(struct prove_check *c,
                          uint64_t n)
 {
     uint64_t *next = &c->next[(size_t)client * c->load.n_topics + n % c->load.n_topics];
+    uint64_t index = n / c->load.n_topics; /* in its MQTT topic */
     c->no_memory = c->no_memory || !add(&c->seen[client], n);
     c->n.n_messages++;
-    if (n >= *next) {
-        *next = n + 1;
+    if (index < *next) {
+        c->n.n_disorder++;
         return;
     }
-    c->n.n_disorder++;
-    if (c->fault[0] == '\0') {
+    if (index > *next && c->fault[0] == '\0') {
         snprintf(c->fault, sizeof c->fault,
                  "partition %" PRId32 ", offset %" PRId64 ": message %" PRIu64 " of client %" PRIu32
-                 " is behind message %" PRIu64 " of the same MQTT topic",
-                 m->partition, m->offset, n, client, *next - 1);
+                 " came before message %" PRIu64 " of the same MQTT topic",
+                 m->partition, m->offset, n, client,
+                 *next * c->load.n_topics + n % c->load.n_topics);
     }
+    c->n.n_overtaken += index - *next;
+    *next = index + 1;
 }
 
 static void take_record(struct prove_check *c, const rd_kafka_message_t *m)
@@ -325,6 +328,17 @@ uint64_t prove_check_missing(const struct prove_check *c,
         }
     }
     return n_missing;
+}
+
+uint64_t prove_check_awaited(const struct prove_check *c, uint32_t client, uint64_t n)
+{
+    uint64_t n_awaited = 0;
+    for (uint32_t i = 0; i < c->load.n_topics; i++) {
+        uint64_t n_topic = (n + c->load.n_topics - 1 - i) / c->load.n_topics;
+        uint64_t next = c->next[(size_t)client * c->load.n_topics + i];
+        n_awaited += n_topic > next ? n_topic - next : 0;
+    }
+    return n_awaited;
 }
 
 void prove_check_close(struct prove_check *c)

@@ -19,7 +19,8 @@ struct prove_check_figures
     uint64_t n_messages;   /* that are in Kafka */
     uint64_t n_repeats;    /* records with an mm-id that was there before */
     uint64_t n_sent_again; /* by their publishers: the same message with another mm-id */
-    uint64_t n_disorder;   /* messages behind a later one of their MQTT topic */
+    uint64_t n_overtaken;  /* messages that a later one of their MQTT topic came before */
+    uint64_t n_disorder;   /* those of them that came at last */
     uint64_t n_wrong;      /* records that nobody published like that */
 };
 
@@ -49,6 +50,9 @@ uint64_t prove_check_missing(const struct prove_check *c,
                              uint32_t client,
                              uint64_t n,
                              uint64_t *first);
+
+/* How many of a client's first n messages may come yet? Those that were overtaken come too late. */
+uint64_t prove_check_awaited(const struct prove_check *c, uint32_t client, uint64_t n);
 
 /* Delete the Kafka topic. */
 void prove_check_delete_topic(struct prove_check *c);
