@@ -531,9 +531,15 @@ const char *mm_option_nearest(const char *name)
 {
     const char *nearest = NULL;
     size_t least = strlen(name) / 4 + 1; /* one letter in four may be wrong */
+    const size_t len = strlen(name);
     for (size_t i = 0; i < MM_N_OPTIONS; i++) {
+        const size_t other = strlen(defs[i].name);
+        const size_t at_least = len > other ? len - other : other - len;
+        if (defs[i].kind == MM_OPTION_ALIAS || at_least >= least) {
+            continue;
+        }
         size_t distance = mm_edit_distance(name, defs[i].name);
-        if (defs[i].kind != MM_OPTION_ALIAS && distance < least) {
+        if (distance < least) {
             least = distance;
             nearest = defs[i].name;
         }

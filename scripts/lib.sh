@@ -8,6 +8,7 @@ packages_build=(gcc libc6-dev cmake ninja-build pkg-config mosquitto-dev libmosq
 # npm, which scripts/fetch-librdkafka.sh needs, comes in more than one package.
 packages_bundled=(make libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev libsasl2-dev)
 packages_unit=(libcmocka-dev patch)
+packages_fuzz=(clang llvm)
 packages_integration=(mosquitto binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
     krb5-kdc krb5-admin-server krb5-user libsasl2-modules-gssapi-mit python3 python3-venv)
 packages_deploy=(prometheus python3 python3-venv)

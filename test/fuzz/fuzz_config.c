@@ -1,4 +1,4 @@
-/* Options, one "name value" a line, and the variable ROUTE in the same form: never crashes; a
+/* Options, one "name value" a line, and the environment, a '$' before each: never crashes; a
  * refusal always says something, and every line of it is short; settings that are given keep what
  * mm_config.h says of routes and Kafka topics. */
 #include "mm_config.h"
@@ -24,9 +24,21 @@ static void count_errors(void *arg, const struct mm_finding *finding)
     }
 }
 
-static const char *get_route(void *arg, const char *name)
+struct environment
 {
-    return strcmp(name, "ROUTE") == 0 ? arg : NULL;
+    struct mm_option variables[MAX_OPTIONS];
+    size_t n;
+};
+
+static const char *get_variable(void *arg, const char *name)
+{
+    const struct environment *env = arg;
+    for (size_t i = 0; i < env->n; i++) {
+        if (strcmp(env->variables[i].name, name) == 0) {
+            return env->variables[i].value;
+        }
+    }
+    return NULL;
 }
 
 static void check(bool good)
@@ -98,8 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text[size] = '\0';
     struct mm_option options[MAX_OPTIONS];
     size_t n = 0;
+    struct environment env = {.n = 0};
     char *rest = NULL;
-    char *routes = NULL; /* the last of them */
     for (char *line = strtok_r(text, "\n", &rest); line != NULL && n < MAX_OPTIONS;
          line = strtok_r(NULL, "\n", &rest)) {
         char *blank = strchr(line, ' ');
@@ -107,9 +119,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             continue;
         }
         *blank = '\0';
-        if (strcmp(line, "ROUTE") == 0) {
-            routes = blank + 1;
-        } else if (strcmp(line, "config_file") != 0) { /* whose file would be read? */
+        const char *name = line + (line[0] == '$');
+        if (strcasecmp(name, "config_file") == 0) { /* whose file would be read? */
+            continue;
+        }
+        if (line[0] == '$') {
+            env.variables[env.n] = (struct mm_option){name, blank + 1};
+            env.n += env.n + 1 < MAX_OPTIONS;
+        } else {
             options[n++] = (struct mm_option){line, blank + 1};
         }
     }
@@ -117,8 +134,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct mm_config_source source = {
         .options = options,
         .n_options = n,
-        .getenv = routes != NULL ? get_route : NULL,
-        .getenv_arg = routes,
+        .getenv = env.n > 0 ? get_variable : NULL,
+        .getenv_arg = &env,
         .report = count_errors,
         .report_arg = &n_errors,
     };
