@@ -39,13 +39,14 @@ void mm_lanes_free(struct mm_lanes *lanes);
 /* Begin anew, with the Kafka topics that the settings name; config->kafka_topics_max is the maximum
  * from now on. Nobody uses a lane or its name meanwhile, but mm_lanes_copy_name().
  *
- * Thread: setup. Errors: MM_ENOMEM, some are missing. */
+ * Thread: setup. Errors: as mm_lanes_get(), which settings that were accepted do not give. */
 int mm_lanes_reset(struct mm_lanes *lanes, const struct mm_config *config);
 
-/* The lane of a Kafka topic (name_len bytes, valid for Kafka), which may be a new one.
+/* The lane of a Kafka topic (name_len bytes, valid for Kafka), which may be a new one. Takes no
+ * memory.
  *
  * Errors: MM_EFULL, it would be one too many; MM_EINVAL, its name and that of another lane differ
- * in '.' and '_' alone; MM_ENOMEM. */
+ * in '.' and '_' alone, or it is longer than Kafka allows. */
 int mm_lanes_get(struct mm_lanes *lanes, const char *name, size_t name_len, uint32_t *lane);
 
 /* Lanes there are. Lanes below are all ready. */

@@ -95,13 +95,12 @@ static const char *find_block(const struct content *c, const char *label)
 {
     char end_line[64];
     snprintf(end_line, sizeof end_line, "%s-----", label);
-    for (const char *begin = c->data; (begin = strstr(begin, "-----BEGIN ")) != NULL; begin++) {
+    for (const char *begin = c->data; (begin = strstr(begin, "-----BEGIN ")) != NULL;) {
         const char *eol = begin + strcspn(begin, "\r\n");
-        const char *found = strstr(begin, end_line);
-        const char *end = strstr(eol, "-----END ");
-        if (found != NULL && found < eol && end != NULL) {
-            return begin;
+        if (memmem(begin, (size_t)(eol - begin), end_line, strlen(end_line)) != NULL) {
+            return strstr(eol, "-----END ") != NULL ? begin : NULL;
         }
+        begin = eol; /* no byte is looked at again: not even a file of nothing else takes long */
     }
     return NULL;
 }

@@ -18,11 +18,13 @@
 
 #define N_SLOTS (UINT32_C(4) * MM_LANES_MAX) /* a power of two */
 
+/* The name is here, and not behind a pointer: a message that makes a new Kafka topic needs no
+ * memory that there may not be. Pages are taken as lanes are. */
 struct lane
 {
     uint64_t hash;
     size_t name_len;
-    char *name; /* owned; NUL-terminated */
+    char name[MM_LANES_NAME_LEN]; /* NUL-terminated */
 };
 
 struct mm_lanes
@@ -48,13 +50,12 @@ int mm_lanes_new(struct mm_lanes **out)
     return 0;
 }
 
-/* The caller has the lock, or nobody else has the registry. */
+/* The caller has the lock. */
 static void clear(struct mm_lanes *lanes)
 {
     uint32_t n = atomic_load_explicit(&lanes->n, memory_order_relaxed);
     for (uint32_t i = 0; i < n; i++) {
-        free(lanes->lanes[i].name);
-        lanes->lanes[i] = (struct lane){.name = NULL};
+        lanes->lanes[i] = (struct lane){.name_len = 0};
         atomic_store_explicit(&lanes->n_delivered[i], 0, memory_order_relaxed);
     }
     for (uint32_t i = 0; i < N_SLOTS; i++) {
@@ -68,7 +69,6 @@ void mm_lanes_free(struct mm_lanes *lanes)
     if (lanes == NULL) {
         return;
     }
-    clear(lanes);
     pthread_mutex_destroy(&lanes->lock);
     free(lanes);
 }
@@ -150,14 +150,17 @@ static int add(struct mm_lanes *lanes,
                uint32_t *lane)
 {
     uint32_t n = atomic_load_explicit(&lanes->n, memory_order_relaxed);
+    if (len >= MM_LANES_NAME_LEN) {
+        return MM_EINVAL;
+    }
     if (is_full(lanes)) {
         return MM_EFULL;
     }
-    char *copy = strndup(name, len);
-    if (copy == NULL) {
-        return MM_ENOMEM;
-    }
-    lanes->lanes[n] = (struct lane){.hash = hash, .name_len = len, .name = copy};
+    struct lane *added = &lanes->lanes[n];
+    added->hash = hash;
+    added->name_len = len;
+    memcpy(added->name, name, len);
+    added->name[len] = '\0';
     atomic_store_explicit(&lanes->n, n + 1, memory_order_release);
     atomic_store_explicit(&lanes->slots[slot], (uint16_t)(n + 1), memory_order_release);
     *lane = n;
@@ -216,7 +219,7 @@ void mm_lanes_copy_name(struct mm_lanes *lanes, uint32_t lane, char dst[MM_LANES
 {
     dst[0] = '\0';
     pthread_mutex_lock(&lanes->lock);
-    if (lane < mm_lanes_n(lanes) && lanes->lanes[lane].name_len < MM_LANES_NAME_LEN) {
+    if (lane < mm_lanes_n(lanes)) {
         memcpy(dst, lanes->lanes[lane].name, lanes->lanes[lane].name_len + 1);
     }
     pthread_mutex_unlock(&lanes->lock);

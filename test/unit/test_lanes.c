@@ -226,6 +226,68 @@ static void test_many_threads_get_the_same_numbers(void **state)
     mm_lanes_free(crowd.lanes);
 }
 
+/* --- no memory ----------------------------------------------------------------------------------
+ */
+
+static bool no_memory;
+
+extern void *__real_malloc(size_t size);
+extern void *__real_calloc(size_t n, size_t size);
+extern void *__real_realloc(void *old, size_t size);
+extern char *__real_strndup(const char *text, size_t len);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+char *__wrap_strndup(const char *text, size_t len);
+
+void *__wrap_malloc(size_t size)
+{
+    return no_memory ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return no_memory ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+    return no_memory ? NULL : __real_realloc(old, size);
+}
+
+char *__wrap_strndup(const char *text, size_t len)
+{
+    return no_memory ? NULL : __real_strndup(text, len);
+}
+
+/* A message whose Kafka topic is a new one must not become a dead letter for want of memory. */
+static void test_a_new_lane_takes_no_memory(void **state)
+{
+    (void)state;
+    struct mm_lanes *lanes = new_lanes();
+    no_memory = true;
+    uint32_t lane;
+    const int err = get(lanes, "a.new.one", &lane);
+    no_memory = false;
+    assert_int_equal(err, 0);
+    assert_string_equal(mm_lanes_name(lanes, lane), "a.new.one");
+    mm_lanes_free(lanes);
+}
+
+static void test_a_name_that_is_too_long(void **state)
+{
+    (void)state;
+    char name[MM_LANES_NAME_LEN + 1];
+    memset(name, 'a', sizeof name);
+    name[MM_LANES_NAME_LEN] = '\0';
+    struct mm_lanes *lanes = new_lanes();
+    uint32_t lane;
+    assert_int_equal(get(lanes, name, &lane), MM_EINVAL);
+    name[MM_LANES_NAME_LEN - 1] = '\0';
+    assert_int_equal(lane_of(lanes, name), 0);
+    mm_lanes_free(lanes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +296,8 @@ int main(void)
         cmocka_unit_test(test_no_more_than_the_maximum),
         cmocka_unit_test(test_reset_to_the_settings),
         cmocka_unit_test(test_many_threads_get_the_same_numbers),
+        cmocka_unit_test(test_a_new_lane_takes_no_memory),
+        cmocka_unit_test(test_a_name_that_is_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

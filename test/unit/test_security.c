@@ -187,6 +187,25 @@ static void test_cut_pem(void **state)
     }
 }
 
+/* As large as a file may be: to look for the end of each block behind each beginning would take
+ * minutes. */
+static void test_beginnings_without_end(void **state)
+{
+    (void)state;
+    static const char begin[] = "-----BEGIN ";
+    const size_t len = (size_t)4 * 1024 * 1024;
+    char *content = malloc(len);
+    assert_non_null(content);
+    for (size_t i = 0; i < len; i++) {
+        content[i] = begin[i % (sizeof begin - 1)];
+    }
+    char why[128];
+    const char *path = write_file("some", content, len, 0600);
+    assert_int_equal(mm_keyfile_check(path, MM_KEYFILE_KEY, why, sizeof why), MM_EINVAL);
+    assert_int_equal(mm_keyfile_check(path, MM_KEYFILE_CERTIFICATES, why, sizeof why), MM_EINVAL);
+    free(content);
+}
+
 static void test_encrypted_keys(void **state)
 {
     (void)state;
@@ -529,11 +548,17 @@ static void test_files_of_the_settings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_secret_is_a_line), cmocka_unit_test(test_secret_length),
-        cmocka_unit_test(test_what_a_file_is),   cmocka_unit_test(test_cut_pem),
-        cmocka_unit_test(test_encrypted_keys),   cmocka_unit_test(test_rights),
-        cmocka_unit_test(test_good_settings),    cmocka_unit_test(test_bad_settings),
-        cmocka_unit_test(test_warnings),         cmocka_unit_test(test_files_of_the_settings),
+        cmocka_unit_test(test_secret_is_a_line),
+        cmocka_unit_test(test_secret_length),
+        cmocka_unit_test(test_what_a_file_is),
+        cmocka_unit_test(test_cut_pem),
+        cmocka_unit_test(test_beginnings_without_end),
+        cmocka_unit_test(test_encrypted_keys),
+        cmocka_unit_test(test_rights),
+        cmocka_unit_test(test_good_settings),
+        cmocka_unit_test(test_bad_settings),
+        cmocka_unit_test(test_warnings),
+        cmocka_unit_test(test_files_of_the_settings),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
 }
