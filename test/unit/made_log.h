@@ -6,9 +6,9 @@
 #include "mm_inspect.h"
 #include "mm_layout.h"
 #include "mm_record.h"
+#include "scratch.h"
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,16 +42,10 @@ static inline void make_dir(struct log_dir *d)
     assert_true(d->fd >= 0);
 }
 
-static inline int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st, (void)type, (void)at;
-    return remove(path);
-}
-
 static inline void remove_dir(struct log_dir *d)
 {
     close(d->fd);
-    assert_int_equal(nftw(d->path, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+    assert_int_equal(scratch_remove(d->path), 0);
 }
 
 static inline void write_at(const struct log_dir *d,

@@ -199,19 +199,6 @@ int __wrap_mm_dead_add(struct mm_dead *d, const struct mm_dead_letter *letter)
 /* --- the rig ------------------------------------------------------------------------------------
  */
 
-uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-void sleep_ms(long ms)
-{
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
-}
-
 void rig_option(struct rig *g, const char *name, const char *value)
 {
     assert_true(g->n_options < MAX_OPTIONS);

@@ -12,6 +12,7 @@
 #include "mm_park.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
+#include "pause.h"
 
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
@@ -80,9 +81,6 @@ struct rig
     size_t n_lines;
     uint64_t n_appended;
 };
-
-uint64_t now_ms(void);
-void sleep_ms(long ms);
 
 /* A cluster with a Kafka topic "mqtt" of so many partitions, and the options for it. */
 struct rig *rig_new(int n_partitions);

@@ -12,32 +12,7 @@
 
 #include <cmocka.h>
 
-static long n_allocs_left = -1; /* until the one that fails; negative: none fails */
-
-static bool alloc_fails(void)
-{
-    return n_allocs_left >= 0 && n_allocs_left-- == 0;
-}
-
-static void *faulty_malloc(size_t size)
-{
-    return alloc_fails() ? NULL : malloc(size);
-}
-
-static void *faulty_calloc(size_t n, size_t size)
-{
-    return alloc_fails() ? NULL : calloc(n, size);
-}
-
-static void *faulty_realloc(void *old, size_t size)
-{
-    return alloc_fails() ? NULL : realloc(old, size);
-}
-
-static char *faulty_strdup(const char *text)
-{
-    return alloc_fails() ? NULL : strdup(text);
-}
+#include "faulty_alloc.h"
 
 #include "mm_error.h"
 #include "mm_filter.h"

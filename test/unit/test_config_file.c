@@ -1,6 +1,7 @@
 /* The config_file: what is read of it, what it means beside the broker's configuration and the
  * environment, what is told of its mistakes, and what of it a running broker cannot take over. */
 #include "mm_config_file.h"
+#include "scratch.h"
 
 #include "mm_error.h"
 
@@ -24,7 +25,7 @@
 /* A file in a directory of its own, and what is told when it is used. */
 struct bench
 {
-    char dir[64];
+    char dir[SCRATCH_LEN];
     char path[80];
     size_t n_lines;
     enum mm_log_level levels[MAX_LINES];
@@ -38,8 +39,7 @@ static int set_up(void **state)
 {
     struct bench *b = calloc(1, sizeof *b);
     assert_non_null(b);
-    snprintf(b->dir, sizeof b->dir, "/tmp/mm-test-config-file-XXXXXX");
-    assert_non_null(mkdtemp(b->dir));
+    assert_int_equal(scratch_make(b->dir, "config_file"), 0);
     snprintf(b->path, sizeof b->path, "%s/mm.conf", b->dir);
     *state = b;
     return 0;

@@ -1,4 +1,5 @@
 #include "mm_record.h"
+#include "random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,12 +13,6 @@
 #define BUFFER_LEN 16384
 
 /* Pseudo-random, the same in each run. */
-static uint32_t next_random(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 32);
-}
-
 static uint8_t *new_random_bytes(size_t len)
 {
     uint8_t *bytes = malloc(len);

@@ -1,8 +1,8 @@
 #include "mm_dead.h"
 #include "mm_error.h"
+#include "scratch.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,7 +28,7 @@
 struct form
 {
     bool on_disk;
-    char dir[64]; /* "" in memory */
+    char dir[SCRATCH_LEN]; /* "" in memory */
 };
 
 /* In front of the C library's: count, and fail when told to. */
@@ -741,25 +741,16 @@ static int set_up(void **state)
     assert_non_null(form);
     form->on_disk = *(const bool *)*state;
     if (form->on_disk) {
-        snprintf(form->dir, sizeof form->dir, "/tmp/mm-test-dead-XXXXXX");
-        assert_non_null(mkdtemp(form->dir));
+        assert_int_equal(scratch_make(form->dir, "dead"), 0);
     }
     *state = form;
     return 0;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     struct form *form = *state;
-    int err = form->on_disk ? nftw(form->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS) : 0;
+    int err = form->on_disk ? scratch_remove(form->dir) : 0;
     free(form);
     return err;
 }

@@ -11,22 +11,8 @@
 
 #include <cmocka.h>
 
-static long n_allocs_left = -1; /* until the one that fails; negative: none fails */
-
-static bool alloc_fails(void)
-{
-    return n_allocs_left >= 0 && n_allocs_left-- == 0;
-}
-
-static void *faulty_calloc(size_t n, size_t size)
-{
-    return alloc_fails() ? NULL : calloc(n, size);
-}
-
-static void *faulty_malloc(size_t size)
-{
-    return alloc_fails() ? NULL : malloc(size);
-}
+#include "faulty_alloc.h"
+#include "random.h"
 
 #define calloc faulty_calloc
 #define malloc faulty_malloc
@@ -325,14 +311,6 @@ static bool reference_match(const char *filter, const char *topic)
 /* xorshift64*, with a fixed seed: a failure comes again. */
 static uint64_t random_state = 0x4D65746121;
 
-static size_t random_below(size_t n)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return (size_t)((random_state * 0x2545F4914F6CDD1D) >> 33) % n;
-}
-
 static void append(char *dst, size_t dst_len, const char *text)
 {
     size_t used = strlen(dst);
@@ -350,14 +328,14 @@ static void random_levels(char dst[RANDOM_LEN], bool wildcards)
 {
     static const char *const names[] = {"a", "b", "", "aa", "$a", "\xC3\xBC", "abcdefgh", "+", "+"};
     size_t n_names = sizeof names / sizeof names[0] - (wildcards ? 0 : 2);
-    size_t n_levels = random_below(5) + 1;
+    size_t n_levels = random_below(&random_state, 5) + 1;
     do {
         dst[0] = '\0';
         for (size_t i = 0; i < n_levels; i++) {
             append(dst, RANDOM_LEN, i > 0 ? "/" : "");
-            append(dst, RANDOM_LEN, names[random_below(n_names)]);
+            append(dst, RANDOM_LEN, names[random_below(&random_state, n_names)]);
         }
-        if (wildcards && random_below(6) == 0) {
+        if (wildcards && random_below(&random_state, 6) == 0) {
             append(dst, RANDOM_LEN, dst[0] != '\0' ? "/#" : "#");
         }
     } while (dst[0] == '\0');
@@ -376,10 +354,13 @@ static void test_random_against_reference(void **state)
     for (size_t s = 0; s < N_SETS; s++) {
         char filters[MAX_FILTERS][RANDOM_LEN];
         char list[MAX_FILTERS * RANDOM_LEN] = "";
-        size_t n_filters = random_below(MAX_FILTERS) + 1;
+        size_t n_filters = random_below(&random_state, MAX_FILTERS) + 1;
         for (size_t i = 0; i < n_filters; i++) {
             random_levels(filters[i], true);
-            append(list, sizeof list, i == 0 ? "" : random_below(2) == 0 ? "," : ";");
+            append(list, sizeof list,
+                   i == 0                                ? ""
+                   : random_below(&random_state, 2) == 0 ? ","
+                                                         : ";");
             append(list, sizeof list, filters[i]);
         }
         struct mm_filter_set *set = make_set(list);
@@ -417,7 +398,7 @@ static void test_random_first_of_lists(void **state)
         char filters[MAX_LISTS][2][RANDOM_LEN];
         char texts[MAX_LISTS][2 * RANDOM_LEN];
         const char *lists[MAX_LISTS];
-        size_t n_lists = random_below(MAX_LISTS) + 1;
+        size_t n_lists = random_below(&random_state, MAX_LISTS) + 1;
         for (size_t i = 0; i < n_lists; i++) {
             random_levels(filters[i][0], true);
             random_levels(filters[i][1], true);

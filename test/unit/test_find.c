@@ -6,6 +6,7 @@
  * which it computes can be counted. */
 #include "mm_error.h"
 #include "mm_record.h"
+#include "random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -54,12 +55,6 @@ static uint64_t area[AREA_LEN / 8];
 static struct written written[N_RECORDS];
 
 /* Pseudo-random, the same in each run. */
-static uint32_t next_random(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 32);
-}
-
 static size_t scaled(size_t n)
 {
     const char *text = getenv("MM_TEST_LONG");

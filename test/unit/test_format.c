@@ -1,4 +1,5 @@
 #include "mm_format.h"
+#include "random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,12 +15,6 @@
 #include <cmocka.h>
 
 /* Pseudo-random, the same in each run. */
-static uint32_t next_random(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 32);
-}
-
 /* Bytes and how many: topics and values may hold NUL. */
 struct bytes
 {

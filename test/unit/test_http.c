@@ -4,6 +4,7 @@
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_spool.h"
+#include "pause.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -34,19 +35,6 @@
 
 /* What the server should take in all: its connections, and a few descriptors more. */
 #define MAX_SERVER_FDS 140
-
-static uint64_t monotonic_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-static void sleep_ms(uint64_t ms)
-{
-    struct timespec ts = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
-    nanosleep(&ts, NULL);
-}
 
 /* --- a server and a client ----------------------------------------------------------------------
  */
@@ -286,7 +274,7 @@ static void test_pages_of_health(void **state)
     mm_metrics_park_set(s.metrics, 0, 0, 0, 0);
     check(&s, "GET", "/healthz", 200, PLAIN, "ok");
     mm_gauge_set(&mm_metrics_worker(s.metrics, 1)->heartbeat_ns, 1);
-    if (monotonic_ms() > 31000) {
+    if (now_ms() > 31000) {
         check(&s, "GET", "/livez", 503, PLAIN, "not live: a worker thread does not move\n");
         check(&s, "GET", "/healthz", 423, PLAIN, "not ready");
         check(&s, "GET", "/readyz", 200, PLAIN, "ok\n");
@@ -682,9 +670,9 @@ static bool is_closed(int fd)
 
 static uint64_t probe(const struct server *s)
 {
-    uint64_t begin = monotonic_ms();
+    uint64_t begin = now_ms();
     check_alive(s);
-    return monotonic_ms() - begin;
+    return now_ms() - begin;
 }
 
 #define N_SLOW 300
@@ -741,13 +729,13 @@ static void test_slow_clients_are_ended(void **state)
     int silent = open_slow_client(&s, 0);
     int half = open_slow_client(&s, 1);
     int dripping = open_slow_client(&s, 3);
-    uint64_t begin = monotonic_ms();
+    uint64_t begin = now_ms();
     uint64_t silent_ms = 0;
     uint64_t half_ms = 0;
     uint64_t dripping_ms = 0;
-    while (dripping_ms == 0 && monotonic_ms() - begin < 20000) {
+    while (dripping_ms == 0 && now_ms() - begin < 20000) {
         sleep_ms(100);
-        uint64_t now = monotonic_ms() - begin;
+        uint64_t now = now_ms() - begin;
         silent_ms = silent_ms == 0 && is_closed(silent) ? now : silent_ms;
         half_ms = half_ms == 0 && is_closed(half) ? now : half_ms;
         dripping_ms = is_closed(dripping) ? now : 0;
@@ -859,9 +847,9 @@ static void test_stop_does_not_wait_for_clients(void **state)
     int fds[N_SLOW];
     open_slow_clients(&s, fds);
     check_alive(&s);
-    uint64_t begin = monotonic_ms();
+    uint64_t begin = now_ms();
     stop(&s);
-    uint64_t ms = monotonic_ms() - begin;
+    uint64_t ms = now_ms() - begin;
     print_message("stopped with slow clients in %" PRIu64 " ms\n", ms);
     assert_true(ms < 2000);
     for (size_t i = 0; i < N_SLOW; i++) {
@@ -1089,10 +1077,10 @@ static void run_out_of_descriptors(void)
     REQUIRE(connect(probe_fd, (struct sockaddr *)&in, sizeof in) == 0);
     static const char text[] = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
     send_all(probe_fd, text, strlen(text));
-    uint64_t begin = monotonic_ms();
+    uint64_t begin = now_ms();
     struct reply r = read_reply(probe_fd);
     REQUIRE(r.status == 200);
-    REQUIRE(monotonic_ms() - begin < 2000);
+    REQUIRE(now_ms() - begin < 2000);
     REQUIRE(is_closed(clients[0]));
     REQUIRE(!is_closed(clients[39]));
     /* Nothing is left to end, the shortage goes on, and the thread does not spin. */

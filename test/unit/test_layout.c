@@ -1,6 +1,7 @@
 #include "mm_error.h"
 #include "mm_layout.h"
 #include "mm_record.h"
+#include "random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -57,16 +58,6 @@ static const uint8_t range_bytes[] = {
 static const char uuid_text[] = "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf";
 
 /* Pseudo-random, the same in each run. */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t v = 0;
-    for (int i = 0; i < 2; i++) {
-        *state = *state * 6364136223846793005u + 1442695040888963407u;
-        v = v << 32 | *state >> 32;
-    }
-    return v;
-}
-
 static void fill(uint8_t dst[16], uint8_t first)
 {
     for (uint8_t i = 0; i < 16; i++) {
@@ -183,14 +174,14 @@ static void test_header_round_trip(void **state)
     uint64_t random = 1;
     for (int round = 0; round < 2000; round++) {
         struct mm_layout_header h = {
-            .flags = (uint32_t)next_random(&random),
-            .file = next_random(&random),
-            .run_seq = next_random(&random),
-            .salt = next_random(&random),
-            .created_ms = next_random(&random),
-            .size = next_random(&random),
+            .flags = (uint32_t)next_random64(&random),
+            .file = next_random64(&random),
+            .run_seq = next_random64(&random),
+            .salt = next_random64(&random),
+            .created_ms = next_random64(&random),
+            .size = next_random64(&random),
         };
-        fill(h.uuid, (uint8_t)next_random(&random));
+        fill(h.uuid, (uint8_t)next_random64(&random));
         uint8_t bytes[MM_LAYOUT_HEADER_LEN];
         mm_layout_encode_header(bytes, &h);
         struct mm_layout_header out;
@@ -381,13 +372,13 @@ static void test_seal_round_trip(void **state)
     (void)state;
     uint64_t random = 2;
     for (int round = 0; round < 2000; round++) {
-        uint64_t salt = next_random(&random);
+        uint64_t salt = next_random64(&random);
         struct mm_layout_seal seal = {
-            .first_seq = next_random(&random),
-            .last_seq = next_random(&random),
-            .n_records = next_random(&random),
-            .first_ms = next_random(&random),
-            .end = next_random(&random),
+            .first_seq = next_random64(&random),
+            .last_seq = next_random64(&random),
+            .n_records = next_random64(&random),
+            .first_ms = next_random64(&random),
+            .end = next_random64(&random),
         };
         uint8_t bytes[MM_LAYOUT_SEAL_LEN];
         mm_layout_encode_seal(bytes, salt, &seal);
@@ -538,23 +529,23 @@ static void test_state_round_trip(void **state)
     uint64_t random = 3;
     for (uint32_t round = 0; round < 10 * MM_LAYOUT_RANGES_MAX; round++) {
         struct mm_layout_state s = {
-            .generation = next_random(&random),
-            .written_ms = next_random(&random),
-            .next_seq = next_random(&random),
-            .n_pending = next_random(&random),
-            .n_repeat = next_random(&random),
-            .clean = next_random(&random) % 2 != 0,
+            .generation = next_random64(&random),
+            .written_ms = next_random64(&random),
+            .next_seq = next_random64(&random),
+            .n_pending = next_random64(&random),
+            .n_repeat = next_random64(&random),
+            .clean = next_random64(&random) % 2 != 0,
             .n_ranges = 1 + round % MM_LAYOUT_RANGES_MAX,
         };
-        fill(s.uuid, (uint8_t)next_random(&random));
-        fill(s.boot, (uint8_t)next_random(&random));
+        fill(s.uuid, (uint8_t)next_random64(&random));
+        fill(s.boot, (uint8_t)next_random64(&random));
         for (uint32_t k = 0; k < s.n_ranges; k++) {
             uint32_t step = UINT32_MAX / MM_LAYOUT_RANGES_MAX;
-            s.ranges[k].hash = k == 0 ? 0 : step * k + (uint32_t)next_random(&random) % step;
-            s.ranges[k].low = next_random(&random);
+            s.ranges[k].hash = k == 0 ? 0 : step * k + (uint32_t)next_random64(&random) % step;
+            s.ranges[k].low = next_random64(&random);
         }
         for (size_t k = 0; k < MM_LAYOUT_COUNTERS; k++) {
-            s.counters[k] = next_random(&random);
+            s.counters[k] = next_random64(&random);
         }
         uint8_t *bytes = new_state(&s);
         assert_state_decodes_to(bytes, &s);

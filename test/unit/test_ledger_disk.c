@@ -4,9 +4,9 @@
 #include "mm_layout.h"
 #include "mm_metrics.h"
 #include "mm_spool.h"
+#include "scratch.h"
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -22,27 +22,18 @@
 
 #include <cmocka.h>
 
-static char directory[64];
+static char directory[SCRATCH_LEN];
 
 static int make_directory(void **state)
 {
     (void)state;
-    snprintf(directory, sizeof directory, "/tmp/mm_ledger_XXXXXX");
-    return mkdtemp(directory) == NULL;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *place)
-{
-    (void)st;
-    (void)type;
-    (void)place;
-    return remove(path);
+    return scratch_make(directory, "ledger");
 }
 
 static int remove_directory(void **state)
 {
     (void)state;
-    return nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(directory);
 }
 
 /* --- a plugin -----------------------------------------------------------------------------------

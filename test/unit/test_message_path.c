@@ -4,9 +4,9 @@
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_spool.h"
+#include "scratch.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -122,7 +122,7 @@ struct way
     struct mm_spool *spool;
 };
 
-static char directory[] = "/tmp/mm_path_XXXXXX";
+static char directory[SCRATCH_LEN];
 
 static bool open_way(struct way *w, const char *dir)
 {
@@ -238,22 +238,13 @@ static void check_new_segments(const char *dir, size_t n)
 static int make_directory(void **state)
 {
     (void)state;
-    snprintf(directory, sizeof directory, "/tmp/mm_path_XXXXXX");
-    return mkdtemp(directory) == NULL;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *place)
-{
-    (void)st;
-    (void)type;
-    (void)place;
-    return remove(path);
+    return scratch_make(directory, "path");
 }
 
 static int remove_directory(void **state)
 {
     (void)state;
-    return nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(directory);
 }
 
 static void test_in_memory(void **state)

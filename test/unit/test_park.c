@@ -1,5 +1,6 @@
 /* Parked Kafka topics against a mock cluster; see rig.h. */
 #include "rig.h"
+#include "scratch.h"
 
 #include "mm_error.h"
 
@@ -413,26 +414,18 @@ static void test_a_stop_with_parked_topics_ends_in_time(void **state)
 
 struct place
 {
-    char dir[64];
+    char dir[SCRATCH_LEN];
     char parked[128];
 };
 
 static struct rig *disk_rig(struct place *place)
 {
     struct rig *g = routed_rig();
-    snprintf(place->dir, sizeof place->dir, "/tmp/mm-test-park-XXXXXX");
-    assert_non_null(mkdtemp(place->dir));
+    assert_int_equal(scratch_make(place->dir, "park"), 0);
     snprintf(place->parked, sizeof place->parked, "%s/parked", place->dir);
     rig_option(g, "spool_dir", place->dir);
     rig_option(g, "spool_max_bytes", "16M");
     return g;
-}
-
-static void remove_all(const char *path)
-{
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf '%s'", path);
-    assert_int_equal(system(command), 0);
 }
 
 static bool there_is(const struct place *place, const char *name)
@@ -523,7 +516,7 @@ static void test_a_full_disk_spool_has_room_to_park(void **state)
     (void)state;
     struct place place;
     check_full_spool(disk_rig(&place));
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 static void test_what_is_parked_outlives_the_process(void **state)
@@ -580,7 +573,7 @@ static void test_what_is_parked_outlives_the_process(void **state)
     free(seen);
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* Many records are finished by one sync, and none before. */
@@ -629,7 +622,7 @@ static void test_copies_are_synced_before_they_are_finished(void **state)
     free(seen);
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* Leave out what was there before, by its id; then all is in order. */
@@ -687,7 +680,7 @@ static void test_an_end_between_copy_and_finish_makes_repeats(void **state)
     free(seen);
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* Who mends a route mends what is parked: it is sent by the new routes, before what came later. */
@@ -730,7 +723,7 @@ static void test_what_was_parked_by_other_routes_goes_first(void **state)
     assert_true(are_gone(&place));
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* The routes change again and again, and each time some more is parked elsewhere before the end. */
@@ -787,7 +780,7 @@ static void test_routes_may_change_before_all_is_dealt_with(void **state)
     assert_true(are_gone(&place));
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* The start finds what an end in the middle of it all has left: two generations. */
@@ -824,7 +817,7 @@ static void test_older_logs_come_before_younger_ones(void **state)
     check_topic(g, "heat", 90, "heat/a");
     rig_stop_workers(g, 5000);
     rig_free(g);
-    remove_all(place.dir);
+    assert_int_equal(scratch_remove(place.dir), 0);
 }
 
 /* --- Kafka topics that a template makes ----------------------------------------------------------

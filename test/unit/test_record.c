@@ -1,5 +1,6 @@
 #include "mm_error.h"
 #include "mm_record.h"
+#include "random.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -16,12 +17,6 @@
 #define SALT 0x1122334455667788u
 
 /* Pseudo-random, the same in each run. */
-static uint32_t next_random(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 32);
-}
-
 static struct mm_record sample(void)
 {
     return (struct mm_record){

@@ -11,22 +11,7 @@
 
 #include <cmocka.h>
 
-static long n_allocs_left = -1; /* until the one that fails; negative: none fails */
-
-static bool alloc_fails(void)
-{
-    return n_allocs_left >= 0 && n_allocs_left-- == 0;
-}
-
-static void *faulty_realloc(void *memory, size_t size)
-{
-    return alloc_fails() ? NULL : realloc(memory, size);
-}
-
-static char *faulty_strdup(const char *text)
-{
-    return alloc_fails() ? NULL : strdup(text);
-}
+#include "faulty_alloc.h"
 
 #include "mm_headers.h"
 #include "mm_template.h"

@@ -1,5 +1,6 @@
 /* The sending half comes to rest and goes on with other settings, while messages keep coming. */
 #include "rig.h"
+#include "scratch.h"
 
 #include <ftw.h>
 #include <pthread.h>
@@ -266,23 +267,15 @@ static void check_reroute(const char *spool_dir)
 /* An empty directory of its own for each test; the caller removes it with forget_dir(). */
 static char *new_dir(void)
 {
-    char *dir = strdup("/tmp/mm-test-sender-XXXXXX");
+    char *dir = malloc(SCRATCH_LEN);
     assert_non_null(dir);
-    assert_non_null(mkdtemp(dir));
+    assert_int_equal(scratch_make(dir, "sender"), 0);
     return dir;
-}
-
-static int forget_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
 }
 
 static void forget_dir(char *dir)
 {
-    assert_int_equal(nftw(dir, forget_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
+    assert_int_equal(scratch_remove(dir), 0);
     free(dir);
 }
 

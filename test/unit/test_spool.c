@@ -1,6 +1,8 @@
 #include "mm_error.h"
 #include "mm_record.h"
 #include "mm_spool.h"
+#include "pause.h"
+#include "scratch.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -21,21 +23,18 @@
 
 /* All tests run twice: in memory, and in a directory of their own. */
 static bool on_disk;
-static char directory[64];
+static char directory[SCRATCH_LEN];
 
 static int make_directory(void **state)
 {
     (void)state;
-    snprintf(directory, sizeof directory, "/tmp/test_spool.XXXXXX");
-    return mkdtemp(directory) == NULL;
+    return scratch_make(directory, "spool");
 }
 
 static int remove_directory(void **state)
 {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", directory);
-    return system(command); /* NOLINT(cert-env33-c): the name is ours */
+    return scratch_remove(directory);
 }
 
 static struct mm_spool *open_spool(uint64_t max_bytes, uint32_t n_readers, bool drop_oldest)
@@ -74,12 +73,6 @@ static uint32_t number_of(const struct mm_record *r)
     uint32_t number;
     memcpy(&number, r->payload, sizeof number);
     return number;
-}
-
-static void sleep_ms(long ms)
-{
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
 }
 
 /* Waits for what the housekeeper is to bring about, at most 10 s. */

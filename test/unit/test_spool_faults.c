@@ -4,10 +4,11 @@
 #include "mm_layout.h"
 #include "mm_record.h"
 #include "mm_spool.h"
+#include "pause.h"
+#include "scratch.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -31,33 +32,18 @@
 #define PAYLOAD_LEN 1000
 #define BLOCK_LEN 4096
 
-static char directory[] = "/tmp/mm_faults_XXXXXX";
+static char directory[SCRATCH_LEN];
 
 static int make_directory(void **state)
 {
     (void)state;
-    snprintf(directory, sizeof directory, "/tmp/mm_faults_XXXXXX");
-    return mkdtemp(directory) == NULL;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *place)
-{
-    (void)st;
-    (void)type;
-    (void)place;
-    return remove(path);
+    return scratch_make(directory, "faults");
 }
 
 static int remove_directory(void **state)
 {
     (void)state;
-    return nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-static void sleep_ms(long ms)
-{
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
+    return scratch_remove(directory);
 }
 
 /* --- faults -------------------------------------------------------------------------------------

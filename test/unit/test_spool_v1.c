@@ -10,6 +10,7 @@
 #include "mm_layout.h"
 #include "mm_record.h"
 #include "mm_spool.h"
+#include "scratch.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -645,13 +646,12 @@ static void test_state_counts_the_pending(void **state)
 /* --- the log itself -----------------------------------------------------------------------------
  */
 
-static char copy[64];
+static char copy[SCRATCH_LEN];
 
 static int make_copy(void **state)
 {
     (void)state;
-    snprintf(copy, sizeof copy, "/tmp/test_spool_v1.XXXXXX");
-    if (mkdtemp(copy) == NULL || !make_directories(copy)) {
+    if (scratch_make(copy, "spool_v1") != 0 || !make_directories(copy)) {
         return 1;
     }
     bool good = true;
@@ -667,9 +667,7 @@ static int make_copy(void **state)
 static int remove_copy(void **state)
 {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", copy);
-    return system(command); /* NOLINT(cert-env33-c): the name is ours */
+    return scratch_remove(copy);
 }
 
 static struct mm_spool *open_copy(const char *log, uint32_t n_readers)

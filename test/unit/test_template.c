@@ -2,6 +2,7 @@
  * reference that goes over the text character by character. */
 #include "mm_error.h"
 #include "mm_template.h"
+#include "random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -267,14 +268,6 @@ static void test_questions(void **state)
 
 static uint64_t random_state = 0x74656D706C;
 
-static size_t random_below(size_t n)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return (size_t)((random_state * 0x2545F4914F6CDD1D) >> 33) % n;
-}
-
 #define TEXT_LEN 4096
 
 /* All texts here have TEXT_LEN bytes. */
@@ -379,8 +372,8 @@ static bool reference_fill(const char *text,
 static void random_text(char *dst, size_t max_pieces, const char *const *pieces, size_t n_pieces)
 {
     dst[0] = '\0';
-    for (size_t n = random_below(max_pieces + 1); n > 0; n--) {
-        append(dst, pieces[random_below(n_pieces)]);
+    for (size_t n = random_below(&random_state, max_pieces + 1); n > 0; n--) {
+        append(dst, pieces[random_below(&random_state, n_pieces)]);
     }
 }
 
@@ -410,7 +403,7 @@ static void test_random_against_reference(void **state)
         random_text(client, 3, words, LEN_OF(words));
         random_text(user, 3, words, LEN_OF(words));
         struct mm_template_values v = values(topic, client, user);
-        v.qos = (unsigned)random_below(3);
+        v.qos = (unsigned)random_below(&random_state, 3);
         struct mm_template *t;
         bool good = reference_fill(text, &v, false, expected);
         int err = mm_template_new(text, &t, errstr, sizeof errstr);
