@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
 
 from conftest import MakeBroker
 from harness import mqtt
-from harness.consumer import Record, read_topic
+from harness.consumer import numbers_by_topic, read_topic
 from harness.kafka import Cluster
 
 # What refuses: Kafka, by the topic's limit; or librdkafka in the plugin, by message.max.bytes (1,000,000 bytes).
@@ -20,16 +19,6 @@ _POISONS = {
     "refused by Kafka": ({"max.message.bytes": "3000"}, os.urandom(5000)),
     "refused by the client": ({}, os.urandom(1_100_000)),
 }
-
-
-def _neighbours(records: list[Record]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    seen: set[str] = set()
-    for record in records:
-        if record.mm_id not in seen:
-            seen.add(record.mm_id)
-            found[record.mqtt_topic].append(int(record.payload))
-    return found
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -53,7 +42,7 @@ def test_its_hundred_neighbours_are_delivered(
     assert metrics.labelled("metamorphosis_messages_dead_lettered_total", "reason")["too_large"] == 1
     assert metrics.dead_lettered == 1
     records = read_topic(kafka.bootstrap, topic)
-    assert _neighbours(records) == {t: list(range(n, 100, 4)) for n, t in enumerate(topics)}
+    assert numbers_by_topic(records) == {t: list(range(n, 100, 4)) for n, t in enumerate(topics)}
     figure(f"{len(records) - 100} duplicates")
     assert len(records) == 100 or "they may be there twice" in broker.logs()
 
@@ -82,7 +71,7 @@ def test_many_poisons_among_many(kafka: Cluster, make_broker: MakeBroker, figure
     assert metrics.delivered == n - n / each
     records = read_topic(kafka.bootstrap, topic)
     expected = {f"t/{t}": [i for i in range(t, n, 7) if i % each] for t in range(7)}
-    assert _neighbours(records) == expected
+    assert numbers_by_topic(records) == expected
     figure(f"{metrics.dead_lettered:.0f} dead letters, {len(records) - len({r.mm_id for r in records})} duplicates")
     assert len(records) == metrics.delivered or "they may be there twice" in broker.logs()
 

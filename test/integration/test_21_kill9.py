@@ -7,7 +7,6 @@ import http.client
 import os
 import random
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 from conftest import MakeBroker, MakeKafka, long_form
 from harness import mqtt
 from harness.audit import audit_topics
+from harness.beside import Beside
 from harness.broker import Broker
 from harness.kafka import Cluster, Kafka
 from harness.load import Load, Stream, streams
@@ -43,24 +43,16 @@ _KINDS = {
 _LONGEST_LIFE = 0.8, 1.3  # seconds from the first acknowledgement to the kill, short and long form
 
 
-class _Watch:
+class _Watch(Beside):
     """Looks at the metrics ten times a second, to know how much is usually under way. (Not more often: a page that was
     shown is written down first, and with it what was delivered.)"""
 
     def __init__(self, broker: Broker) -> None:
+        super().__init__(every=0.1)
         self._in_flight: list[float] = []
         self._per_tenth: list[float] = []
         self._broker = broker
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
+        self._last: tuple[float, float, float] | None = None  # start of the process, moment, delivered
 
     @property
     def in_flight(self) -> float:
@@ -72,21 +64,19 @@ class _Watch:
         """Messages delivered within 100 ms, on average."""
         return sum(self._per_tenth) / max(1, len(self._per_tenth))
 
-    def _run(self) -> None:
-        last: tuple[float, float, float] | None = None  # start of the process, moment, delivered
-        while not self._stop.wait(0.1):
-            try:
-                text = self._broker.health.request("/metrics", timeout=1).text
-            except (OSError, http.client.HTTPException):
-                last = None
-                continue
-            now = time.monotonic()
-            self._in_flight.append(_sum(text, "kafka_in_flight_messages"))
-            started = _sum(text, "start_time_seconds")
-            delivered = _sum(text, "messages_delivered_total") + _sum(text, "messages_repeated_total")
-            if last is not None and last[0] == started and now > last[1] + 0.01:
-                self._per_tenth.append((delivered - last[2]) * 0.1 / (now - last[1]))
-            last = (started, now, delivered)
+    def once(self) -> None:
+        last, self._last = self._last, None
+        try:
+            text = self._broker.health.request("/metrics", timeout=1).text
+        except (OSError, http.client.HTTPException):
+            return
+        now = time.monotonic()
+        self._in_flight.append(_sum(text, "kafka_in_flight_messages"))
+        started = _sum(text, "start_time_seconds")
+        delivered = _sum(text, "messages_delivered_total") + _sum(text, "messages_repeated_total")
+        if last is not None and last[0] == started and now > last[1] + 0.01:
+            self._per_tenth.append((delivered - last[2]) * 0.1 / (now - last[1]))
+        self._last = (started, now, delivered)
 
 
 def _sum(text: str, name: str) -> float:

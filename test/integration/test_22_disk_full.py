@@ -4,7 +4,6 @@ broker serves all the time."""
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from conftest import MakeBroker, MakeDisk, MakeKafka
 from harness import mqtt
 from harness.audit import audit_topics
+from harness.beside import Beside
 from harness.broker import Broker
 from harness.kafka import Cluster, Kafka
 from harness.load import Load, Stream, streams
@@ -49,33 +49,19 @@ def _lost_by_drop(metrics: Metrics) -> float:
     return metrics.get(PREFIX + "messages_dropped_total", reason="qos0_spool_full")
 
 
-class _Pings:
+class _Pings(Beside):
     """A client that is connected all the time and measures how long the broker takes to answer."""
 
     def __init__(self, port: int) -> None:
+        super().__init__(every=0.02)
         self.worst = 0.0
         self._client = mqtt.Client(port, "pings", timeout=20)
-        self._stop = threading.Event()
-        self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="pings", daemon=True)
 
-    def __enter__(self) -> _Pings:
-        self._thread.start()
-        return self
+    def once(self) -> None:
+        self.worst = max(self.worst, self._client.ping())
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+    def ended(self) -> None:
         self._client.close()
-        if self._problem is not None:
-            raise self._problem
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.wait(0.02):
-                self.worst = max(self.worst, self._client.ping())
-        except BaseException as problem:  # handed to the test
-            self._problem = problem
 
 
 @MOSQUITTO
@@ -204,30 +190,20 @@ def test_full_by_itself(
     assert audit.repeated_payloads <= load.n_resent
 
 
-class _Transitions:
+class _Transitions(Beside):
     """Counts how often the spool becomes full."""
 
     def __init__(self, broker: Broker) -> None:
+        super().__init__(every=0.002)
         self.n = 0
+        self._was_full = True
         self._broker = broker
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="transitions", daemon=True)
 
-    def __enter__(self) -> _Transitions:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(5)
-
-    def _run(self) -> None:
-        was_full = True
-        while not self._stop.wait(0.002):
-            text = self._broker.health.request("/metrics").text
-            full = re.search(rf"^{PREFIX}spool_full 1$", text, re.MULTILINE) is not None
-            self.n += full and not was_full
-            was_full = full
+    def once(self) -> None:
+        text = self._broker.health.request("/metrics").text
+        full = re.search(rf"^{PREFIX}spool_full 1$", text, re.MULTILINE) is not None
+        self.n += full and not self._was_full
+        self._was_full = full
 
 
 def test_limit_has_hysteresis(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ from confluent_kafka import KafkaException, TopicPartition
 from conftest import MakeBroker, MakeKafka, long_form
 from harness import mqtt
 from harness.audit import audit_topics
+from harness.beside import Beside
 from harness.broker import Broker, sanitized
-from harness.consumer import _consumer, _end_offsets
+from harness.consumer import end_offsets, make_consumer
 from harness.load import Load, streams
 from harness.loadgen import loadgen, report_of, start_loadgen
 from harness.metrics import PREFIX
@@ -29,36 +29,26 @@ _TOPICS = 64
 _LATENCY_TOPICS = "calm/"
 
 
-class _Rss:
+class _Rss(Beside):
     """The most memory that the broker had resident."""
 
     def __init__(self, broker: Broker) -> None:
+        super().__init__(every=0.05)
         self.most = broker.rss()
         self._broker = broker
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rss", daemon=True)
 
-    def __enter__(self) -> _Rss:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(5)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.05):
-            self.most = max(self.most, self._broker.rss())
+    def once(self) -> None:
+        self.most = max(self.most, self._broker.rss())
 
 
 def _check_all(bootstrap: str, topic: str, n_expected: int) -> None:
     """Every record of the spool is in Kafka, once; within an MQTT topic in the order of the spool and of the times at
     which they were published. (The payloads are loadgen's, which begin with that time.)"""
-    consumer = _consumer(bootstrap)
+    consumer = make_consumer(bootstrap)
     seen = bytearray(n_expected + 1)
     last: dict[bytes, tuple[int, bytes]] = {}
     try:
-        ends = _end_offsets(consumer, topic)
+        ends = end_offsets(consumer, topic)
         assert sum(ends.values()) == n_expected
         consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
         left = n_expected

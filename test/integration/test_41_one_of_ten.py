@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition
 from conftest import MakeBroker, long_form
 from harness.arrival import check_once, settle, standstills
 from harness.audit import audit_topics
-from harness.consumer import _consumer
+from harness.consumer import make_consumer
 from harness.kafka import unique
 from harness.load import Load, Stream
 from harness.metrics import PREFIX
@@ -69,7 +69,7 @@ class _Ten:
         if spool_dir is not None:
             options.append(("spool_dir", str(spool_dir)))
         self.broker = make_broker(options)
-        self._consumer = _consumer(kafka.bootstrap)
+        self._consumer = make_consumer(kafka.bootstrap)
 
     def make(self, topics: list[str]) -> None:
         """Make Kafka topics that tell when each record was appended."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,20 +11,9 @@ import pytest
 
 from conftest import MakeBroker, MakeKafka
 from harness import mqtt
-from harness.consumer import Record, read_topic
+from harness.consumer import numbers_by_topic, read_topic
 from harness.kafka import Cluster
 from harness.metrics import Metrics
-
-
-def _numbers(records: list[Record]) -> dict[str, list[int]]:
-    """The messages of each MQTT topic in order, repeats by id left out."""
-    found: dict[str, list[int]] = defaultdict(list)
-    seen: set[str] = set()
-    for record in records:
-        if record.mm_id not in seen:
-            seen.add(record.mm_id)
-            found[record.mqtt_topic].append(int(record.payload))
-    return dict(found)
 
 
 def _dead(metrics: Metrics) -> dict[str, float]:
@@ -54,7 +42,7 @@ def test_one_in_ten_thousand(
     assert _dead(metrics) == {"too_large": 1}
     expected = {f"t/{t}": [k for k in range(t, n, n_topics) if k != poison] for t in range(n_topics)}
     records = read_topic(kafka.bootstrap, topic)
-    assert _numbers(records) == expected
+    assert numbers_by_topic(records) == expected
     figure(f"{metrics.delivered:.0f} delivered, 1 dead letter, {len(records) - n + 1} repeats")
 
 
@@ -79,7 +67,7 @@ def test_no_key_for_a_compacted_topic(kafka: Cluster, make_broker: MakeBroker, w
     assert metrics.delivered == n - 1
     assert _dead(metrics) == {"invalid": 1}
     expected = {f"t/{t}": [k for k in range(t, n, 5) if k != at] for t in range(5)}
-    assert _numbers(read_topic(kafka.bootstrap, topic)) == expected
+    assert numbers_by_topic(read_topic(kafka.bootstrap, topic)) == expected
     assert broker.wait_log("dead letter.*nameless/x.*INVALID_RECORD")
 
 
@@ -104,7 +92,7 @@ def test_older_than_the_topic_takes(make_kafka: MakeKafka, make_broker: MakeBrok
     assert metrics.delivered == n
     assert not _dead(metrics)
     records = read_topic(kafka.bootstrap, topic)
-    assert _numbers(records) == {f"t/{t}": list(range(t, n, n_topics)) for t in range(n_topics)}
+    assert numbers_by_topic(records) == {f"t/{t}": list(range(t, n, n_topics)) for t in range(n_topics)}
     late = [record for record in records if int(record.payload) >= n // 2]
     assert all(record.timestamp_ms / 1000 >= returned - 1.5 for record in late)
     assert broker.wait_log("INVALID_TIMESTAMP")

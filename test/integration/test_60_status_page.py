@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from conftest import MakeBroker, MakeKafka
 from harness import mqtt
 from harness.broker import Broker
 from harness.browser import Browser
-from harness.kafka import unique
+from harness.kafka import Kafka, unique
 from harness.wait import wait_until
 
 # A topic and a client that no page may name.
@@ -104,6 +105,131 @@ def _look(browser: Browser, name: str, directory: Path) -> None:
         browser.screenshot(pictures / f"{name}-{kind}.png")
 
 
+@dataclass
+class _Stage:
+    """A page that stays open, and what it tells of."""
+
+    browser: Browser
+    kafka: Kafka
+    broker: Broker
+    topic: str
+    missing: str  # a Kafka topic that is not there
+    pictures: Path
+
+
+def _all_is_well(s: _Stage) -> None:
+    """All is well."""
+    with mqtt.Client(s.broker.port, f"client-{_SECRET}") as client:
+        for _ in range(200):
+            client.publish(f"plant/{_SECRET}", b"x" * 100, 1)
+    s.broker.health.wait_drained(10)
+    status = _see(s.browser, s.broker, "All is well", "ok")
+    assert status["healthy"] and status["ready"] and status["live"] and status["problems"] == []
+    assert status["flow"]["received"] == status["flow"]["delivered"] == 200
+    assert status["flow"]["difference"] == 0
+    assert [(t["kafka_topic"], t["delivered"]) for t in status["topics"]] == [(s.topic, 200), (s.missing, 0)]
+    assert s.browser.text("#problems") == ""
+    wait_until(lambda: s.browser.text("#out-more") == "200 in all", 10, "the page counts")
+    _look(s.browser, "healthy", s.pictures)
+
+
+def _is_accessible(s: _Stage) -> None:
+    """The headings tell the order; what changes is told to those who listen; the keyboard reaches what can be used."""
+    levels = s.browser.run("[...document.querySelectorAll('h1, h2')].filter((e) => e.checkVisibility()).map((e) => e.tagName)")
+    assert levels[0] == "H1" and set(levels[1:]) == {"H2"}
+    assert s.browser.run("document.querySelectorAll('[aria-live]').length") == 1
+    reached = set()
+    for _ in range(8):
+        s.browser.press("Tab")
+        reached.add(s.browser.run("document.activeElement.getAttribute('href') ?? document.activeElement.className"))
+    assert {"table", "status", "metrics", "dead"} <= reached
+
+
+def _topic_refused(s: _Stage) -> None:
+    """One topic is refused; the others go on."""
+    mqtt.publish_all(s.broker.port, [(f"alarm/{_SECRET}", b"x")] * 30 + [("plant/a", b"x")] * 10)
+    status = _see(s.browser, s.broker, f"Kafka refuses the topic {s.missing}", "warning")
+    (parked,) = [t for t in status["topics"] if t["parked"]]
+    assert parked["kafka_topic"] == s.missing and parked["messages"] == 30
+    assert parked["error"] in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC") and parked["reason"] == "it is not there"
+    problem = _problems(status)["parked"]
+    assert "30 messages wait" in problem["text"] and parked["error"] in problem["text"]
+    assert s.browser.text("#problems .do") == problem["advice"] == "Make the topic in Kafka, or change the route."
+    row = rf"{s.missing}\s+parked: it is not there\s+0\s+0\s+30\s+(under )?\d+ s\s+(soon|now|in (under )?\d+ s)\b"
+    assert re.search(row, s.browser.text("#topics")), s.browser.text("#topics")
+    _look(s.browser, "parked", s.pictures)
+    s.kafka.create_topic(s.missing)
+    status = _see(s.browser, s.broker, "All is well", "ok")
+    assert [(e["id"], e["title"]) for e in status["events"]] == [("parked", "Kafka refused a topic")]
+    assert {t["kafka_topic"]: t["delivered"] for t in status["topics"]} == {s.topic: 210, s.missing: 30}
+    assert status["events"][0]["ended"] > status["events"][0]["began"] >= status["started"]
+
+
+def _kafka_gone(s: _Stage) -> None:
+    """Kafka is gone."""
+    s.kafka.kill()
+    mqtt.publish_all(s.broker.port, [("plant/a", b"x" * 1000)] * 20)
+    status = _see(s.browser, s.broker, "Kafka is not reached", "warning")
+    assert not status["healthy"] and status["ready"]
+    assert not any(w["kafka_reached"] for w in status["workers"])
+    assert "Reason: nobody answers." in _problems(status)["kafka"]["text"]
+    assert "kept in the spool" in s.browser.text("#text")
+    assert "waiting for Kafka" in s.browser.text("#workers")
+    _look(s.browser, "kafka-down", s.pictures)
+
+
+def _spool_fills(s: _Stage) -> None:
+    """The spool fills; the page says how long it will last."""
+    for _ in range(8):
+        mqtt.publish_all(s.broker.port, [("plant/a", b"x" * 1000)] * 400)
+        if _status(s.broker)["spool"]["bytes"] > 0.76 * 4 * 1024 * 1024:
+            break
+        time.sleep(0.2)
+    status = _see(s.browser, s.broker, "The spool is nearly full", "critical")
+    assert list(_problems(status)) == ["nearly_full", "kafka"]
+    wait_until(lambda: _status(s.broker)["spool"]["seconds_to_full"] is not None, 10, "the time to full is known")
+    wait_until(lambda: s.browser.text("#spool-left").startswith("full in about"), 10, "the page says so")
+    used = "Number(document.getElementById('bar').getAttribute('aria-valuenow'))"
+    wait_until(lambda: 75 <= s.browser.run(used) < 100, 10, "the bar is where it should be")
+    assert re.fullmatch(r"Spool \d\d % used", s.browser.text("#spool-label"))
+    _look(s.browser, "nearly-full", s.pictures)
+
+
+def _turned_away(s: _Stage) -> None:
+    """Publishers are turned away."""
+    with mqtt.Client(s.broker.port) as client, pytest.raises(mqtt.Closed):
+        for _ in range(2000):
+            client.publish("plant/a", b"x" * 1000, 1)
+    status = _see(s.browser, s.broker, "Publishers are turned away", "critical")
+    assert status["flow"]["refused"] >= 1 and status["flow"]["refused_by_reason"]["spool_full"] >= 1
+    assert s.browser.text("#refused") == str(status["flow"]["refused"])
+    assert s.browser.text("#dropped") == "0"
+
+
+def _broker_gone(s: _Stage) -> None:
+    """The broker is gone, and the page says that it does not know any more. That the browser does not reach it is the
+    browser's own complaint."""
+    s.browser.look_like(1100, dark=False)
+    s.broker.kill()
+    wait_until(lambda: s.browser.text("h1") == "The plugin does not answer", 20, "the page misses the plugin")
+    assert "What is below is old." in s.browser.text("#text")
+    assert s.browser.run("document.body.dataset.level") == "none"
+    _look(s.browser, "no-answer", s.pictures)
+
+
+def _all_back(s: _Stage) -> None:
+    """And both are back."""
+    s.kafka.start()
+    s.broker.start()
+    wait_until(lambda: s.browser.text("h1") != "The plugin does not answer", 20, "the page is answered again")
+    assert all(c.startswith("network error: Failed to load resource: net::ERR_CONNECTION") for c in s.browser.complaints)
+    s.browser.complaints.clear()
+    status = _see(s.browser, s.broker, "All is well", "ok")
+    s.broker.health.wait_drained(20)
+    own = {f"http://127.0.0.1:{s.broker.health_port}/{path}" for path in ("", "status", "page.css", "page.js", "page.svg")}
+    assert {url for url in s.browser.requests if not url.startswith("about:")} == own
+
+
 def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeBroker, tmp_path: Path) -> None:
     """A page that stays open sees, one after the other: all is well; a Kafka topic that is refused, and is mended; Kafka
     gone; a spool that is nearly full; publishers turned away; Kafka back; the broker gone. Each time in words, with what
@@ -125,103 +251,15 @@ def test_four_states(browser: Browser, make_kafka: MakeKafka, make_broker: MakeB
     ).start()
     browser.open(f"http://127.0.0.1:{broker.health_port}/")
     browser.run("window.loadedOnce = true")
-
-    # All is well.
-    with mqtt.Client(broker.port, f"client-{_SECRET}") as client:
-        for _ in range(200):
-            client.publish(f"plant/{_SECRET}", b"x" * 100, 1)
-    broker.health.wait_drained(10)
-    status = _see(browser, broker, "All is well", "ok")
-    assert status["healthy"] and status["ready"] and status["live"] and status["problems"] == []
-    assert status["flow"]["received"] == status["flow"]["delivered"] == 200
-    assert status["flow"]["difference"] == 0
-    assert [(t["kafka_topic"], t["delivered"]) for t in status["topics"]] == [(topic, 200), (missing, 0)]
-    assert browser.text("#problems") == ""
-    wait_until(lambda: browser.text("#out-more") == "200 in all", 10, "the page counts")
-    _look(browser, "healthy", tmp_path)
-
-    # The headings tell the order; what changes is told to those who listen; the keyboard reaches what can be used.
-    levels = browser.run("[...document.querySelectorAll('h1, h2')].filter((e) => e.checkVisibility()).map((e) => e.tagName)")
-    assert levels[0] == "H1" and set(levels[1:]) == {"H2"}
-    assert browser.run("document.querySelectorAll('[aria-live]').length") == 1
-    reached = set()
-    for _ in range(8):
-        browser.press("Tab")
-        reached.add(browser.run("document.activeElement.getAttribute('href') ?? document.activeElement.className"))
-    assert {"table", "status", "metrics", "dead"} <= reached
-
-    # One topic is refused; the others go on.
-    mqtt.publish_all(broker.port, [(f"alarm/{_SECRET}", b"x")] * 30 + [("plant/a", b"x")] * 10)
-    status = _see(browser, broker, f"Kafka refuses the topic {missing}", "warning")
-    (parked,) = [t for t in status["topics"] if t["parked"]]
-    assert parked["kafka_topic"] == missing and parked["messages"] == 30
-    assert parked["error"] in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC") and parked["reason"] == "it is not there"
-    problem = _problems(status)["parked"]
-    assert "30 messages wait" in problem["text"] and parked["error"] in problem["text"]
-    assert browser.text("#problems .do") == problem["advice"] == "Make the topic in Kafka, or change the route."
-    row = rf"{missing}\s+parked: it is not there\s+0\s+0\s+30\s+(under )?\d+ s\s+(soon|now|in (under )?\d+ s)\b"
-    assert re.search(row, browser.text("#topics")), browser.text("#topics")
-    _look(browser, "parked", tmp_path)
-    kafka.create_topic(missing)
-    status = _see(browser, broker, "All is well", "ok")
-    assert [(e["id"], e["title"]) for e in status["events"]] == [("parked", "Kafka refused a topic")]
-    assert {t["kafka_topic"]: t["delivered"] for t in status["topics"]} == {topic: 210, missing: 30}
-    assert status["events"][0]["ended"] > status["events"][0]["began"] >= status["started"]
-
-    # Kafka is gone.
-    kafka.kill()
-    mqtt.publish_all(broker.port, [("plant/a", b"x" * 1000)] * 20)
-    status = _see(browser, broker, "Kafka is not reached", "warning")
-    assert not status["healthy"] and status["ready"]
-    assert not any(w["kafka_reached"] for w in status["workers"])
-    assert "Reason: nobody answers." in _problems(status)["kafka"]["text"]
-    assert "kept in the spool" in browser.text("#text")
-    assert "waiting for Kafka" in browser.text("#workers")
-    _look(browser, "kafka-down", tmp_path)
-
-    # The spool fills; the page says how long it will last.
-    for _ in range(8):
-        mqtt.publish_all(broker.port, [("plant/a", b"x" * 1000)] * 400)
-        if _status(broker)["spool"]["bytes"] > 0.76 * 4 * 1024 * 1024:
-            break
-        time.sleep(0.2)
-    status = _see(browser, broker, "The spool is nearly full", "critical")
-    assert list(_problems(status)) == ["nearly_full", "kafka"]
-    wait_until(lambda: _status(broker)["spool"]["seconds_to_full"] is not None, 10, "the time to full is known")
-    wait_until(lambda: browser.text("#spool-left").startswith("full in about"), 10, "the page says so")
-    used = "Number(document.getElementById('bar').getAttribute('aria-valuenow'))"
-    wait_until(lambda: 75 <= browser.run(used) < 100, 10, "the bar is where it should be")
-    assert re.fullmatch(r"Spool \d\d % used", browser.text("#spool-label"))
-    _look(browser, "nearly-full", tmp_path)
-
-    # Publishers are turned away.
-    with mqtt.Client(broker.port) as client, pytest.raises(mqtt.Closed):
-        for _ in range(2000):
-            client.publish("plant/a", b"x" * 1000, 1)
-    status = _see(browser, broker, "Publishers are turned away", "critical")
-    assert status["flow"]["refused"] >= 1 and status["flow"]["refused_by_reason"]["spool_full"] >= 1
-    assert browser.text("#refused") == str(status["flow"]["refused"])
-    assert browser.text("#dropped") == "0"
-
-    # The broker is gone, and the page says that it does not know any more. That the browser does not reach it is the
-    # browser's own complaint.
-    browser.look_like(1100, dark=False)
-    broker.kill()
-    wait_until(lambda: browser.text("h1") == "The plugin does not answer", 20, "the page misses the plugin")
-    assert "What is below is old." in browser.text("#text")
-    assert browser.run("document.body.dataset.level") == "none"
-    _look(browser, "no-answer", tmp_path)
-
-    # And both are back.
-    kafka.start()
-    broker.start()
-    wait_until(lambda: browser.text("h1") != "The plugin does not answer", 20, "the page is answered again")
-    assert all(c.startswith("network error: Failed to load resource: net::ERR_CONNECTION") for c in browser.complaints)
-    browser.complaints.clear()
-    status = _see(browser, broker, "All is well", "ok")
-    broker.health.wait_drained(20)
-    own = {f"http://127.0.0.1:{broker.health_port}/{path}" for path in ("", "status", "page.css", "page.js", "page.svg")}
-    assert {url for url in browser.requests if not url.startswith("about:")} == own
+    stage = _Stage(browser, kafka, broker, topic, missing, tmp_path)
+    _all_is_well(stage)
+    _is_accessible(stage)
+    _topic_refused(stage)
+    _kafka_gone(stage)
+    _spool_fills(stage)
+    _turned_away(stage)
+    _broker_gone(stage)
+    _all_back(stage)
 
 
 def _paths(value: Any, path: str = "") -> set[str]:

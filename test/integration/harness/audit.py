@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from harness.consumer import _consumer, _end_offsets
+from harness.consumer import end_offsets, make_consumer
 from harness.load import Book
 from harness.publisher import parse_payload
 
@@ -134,7 +134,7 @@ def audit_topics(
 ) -> Audit:
     """Read all that is in these topics now. Each MQTT topic is in one of them."""
     audit = Audit(books)
-    consumer = _consumer(bootstrap)
+    consumer = make_consumer(bootstrap)
     try:
         for n, topic in enumerate([kafka_topics] if isinstance(kafka_topics, str) else kafka_topics):
             _read(consumer, topic, audit, n * 10_000, timeout)
@@ -145,7 +145,7 @@ def audit_topics(
 
 def _read(consumer: Consumer, topic: str, audit: Audit, first_partition: int, timeout: float) -> None:
     """first_partition: added to the numbers of the partitions, so that those of two topics differ."""
-    ends = _end_offsets(consumer, topic)
+    ends = end_offsets(consumer, topic)
     left = set(ends)
     consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
     deadline = time.monotonic() + timeout

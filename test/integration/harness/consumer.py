@@ -66,7 +66,18 @@ def _record(message: Message, arrived: float = 0.0) -> Record:
     return Record(topic, partition, offset, message.key(), value, headers, timestamp_ms, arrived)
 
 
-def _consumer(bootstrap: str) -> Consumer:
+def numbers_by_topic(records: Iterable[Record]) -> dict[str, list[int]]:
+    """The messages of each MQTT topic in order, of which each is a number; repeats by id left out."""
+    found: dict[str, list[int]] = defaultdict(list)
+    seen: set[str] = set()
+    for record in records:
+        if record.mm_id not in seen:
+            seen.add(record.mm_id)
+            found[record.mqtt_topic].append(int(record.payload))
+    return dict(found)
+
+
+def make_consumer(bootstrap: str) -> Consumer:
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -82,7 +93,7 @@ def _consumer(bootstrap: str) -> Consumer:
     )
 
 
-def _end_offsets(consumer: Consumer, topic: str) -> dict[int, int]:
+def end_offsets(consumer: Consumer, topic: str) -> dict[int, int]:
     """The end of each partition that holds anything."""
     described = consumer.list_topics(topic, timeout=10).topics[topic]
     if described.error is not None:
@@ -111,18 +122,18 @@ def _watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int
 
 def count_records(bootstrap: str, topic: str) -> int:
     """Records in a topic; they are numbered without gaps, as nobody uses transactions here."""
-    consumer = _consumer(bootstrap)
+    consumer = make_consumer(bootstrap)
     try:
-        return sum(_end_offsets(consumer, topic).values())
+        return sum(end_offsets(consumer, topic).values())
     finally:
         consumer.close()
 
 
 def read_topic(bootstrap: str, topic: str, timeout: float = 60.0) -> list[Record]:
     """All records that are in the topic now, partition by partition in their order."""
-    consumer = _consumer(bootstrap)
+    consumer = make_consumer(bootstrap)
     try:
-        ends = _end_offsets(consumer, topic)
+        ends = end_offsets(consumer, topic)
         records: list[Record] = []
         left = set(ends)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
@@ -142,12 +153,12 @@ def read_topic(bootstrap: str, topic: str, timeout: float = 60.0) -> list[Record
 
 def wait_records(bootstrap: str, topic: str, n: int, timeout: float = 30.0) -> list[Record]:
     """Wait until the topic holds at least n records, and read them all."""
-    consumer = _consumer(bootstrap)
+    consumer = make_consumer(bootstrap)
     last = [0]
 
     def enough() -> bool:
         try:
-            last[0] = sum(_end_offsets(consumer, topic).values())
+            last[0] = sum(end_offsets(consumer, topic).values())
         except KafkaException as problem:
             if problem.args[0].code() not in _AWAY:
                 raise
@@ -180,7 +191,7 @@ class Follower:
     """Reads a topic as it grows, through outages, and notes when each record came."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: Iterable[int] = (0,)) -> None:
-        self._consumer = _consumer(bootstrap)
+        self._consumer = make_consumer(bootstrap)
         self._consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         self._lock = threading.Lock()
         self._records: list[Record] = []

@@ -6,8 +6,9 @@ import contextlib
 import os
 import random
 import socket
-import threading
 import time
+
+from harness.beside import Beside
 
 _REQUESTS = [
     b"\x00" * 100,
@@ -27,25 +28,16 @@ _REQUESTS = [
 ]
 
 
-class Junk:
+class Junk(Beside):
     """Sends junk as fast as it can, and keeps n_slow connections open that send a byte of a request now and then."""
 
     def __init__(self, port: int, n_slow: int, seed: int) -> None:
+        super().__init__(every=0.005)  # the machine is for the broker, too
         self.n_sent = 0
         self._port = port
         self._random = random.Random(seed)
         self._slow: list[socket.socket] = []
         self._n_slow = n_slow
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="junk", daemon=True)
-
-    def __enter__(self) -> Junk:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
 
     @property
     def n_slow(self) -> int:
@@ -56,15 +48,15 @@ class Junk:
         s.setblocking(False)
         return s
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(OSError):
-                self._send_one()
-            with contextlib.suppress(OSError):
-                while len(self._slow) < self._n_slow:
-                    self._slow.append(self._connect())
-            self._drip()
-            time.sleep(0.005)  # the machine is for the broker, too
+    def once(self) -> None:
+        with contextlib.suppress(OSError):
+            self._send_one()
+        with contextlib.suppress(OSError):
+            while len(self._slow) < self._n_slow:
+                self._slow.append(self._connect())
+        self._drip()
+
+    def ended(self) -> None:
         for s in self._slow:
             s.close()
 

@@ -16,29 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.spool import crc32c
+
 _VERSION = 1
 _HEADER_LEN = 4096
 _SLOT_LEN = 4096
 _RECORD = struct.Struct("<IIQQIIIHBB")
-
-
-def _make_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_TABLE = _make_table()
-
-
-def crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
 
 
 def _u32(data: bytes, at: int) -> int:
