@@ -25,6 +25,11 @@ int mm_dir_open(const char *path, struct mm_dir **out, char *errstr, size_t errs
 /* Release the LOCK. Accepts NULL. Thread: setup. */
 void mm_dir_close(struct mm_dir *d);
 
+/* What LOCK says of who has or had the directory, one line of printable characters; "" when it
+ * cannot be read. fd: of LOCK. */
+#define MM_DIR_LOCK_TEXT_LEN 256
+void mm_dir_read_lock_text(int fd, char text[MM_DIR_LOCK_TEXT_LEN]);
+
 /* Lives as long as the directory. */
 const char *mm_dir_path(const struct mm_dir *d);
 int mm_dir_fd(const struct mm_dir *d);

@@ -13,6 +13,7 @@
 #ifndef MM_INSPECT_H
 #define MM_INSPECT_H
 
+#include "mm_dir.h"
 #include "mm_layout.h"
 #include "mm_record.h"
 
@@ -106,9 +107,10 @@ struct mm_inspect_info
     int slot;        /* the one that counts, 0 or 1; -1: none */
     struct mm_layout_state state; /* of that slot; zero when there is none */
 
-    bool held;           /* a process holds LOCK: the log is in use */
-    int64_t holder;      /* its process id; 0: none, or not known */
-    char lock_text[256]; /* what LOCK says, one line; of the last owner when it is not held */
+    bool held;                            /* a process holds LOCK: the log is in use */
+    int64_t holder;                       /* its process id; 0: none, or not known */
+    char lock_text[MM_DIR_LOCK_TEXT_LEN]; /* what LOCK says, one line; of the last owner when it is
+                                             not held */
 
     uint64_t first_seq; /* of all segments; 0: no records */
     uint64_t last_seq;

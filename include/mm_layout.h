@@ -113,4 +113,8 @@ int mm_layout_decode_state(const uint8_t src[MM_LAYOUT_STATE_LEN], struct mm_lay
 void mm_layout_format_uuid(const uint8_t uuid[16], char dst[37]);
 int mm_layout_parse_uuid(const char *text, uint8_t uuid[16]);
 
+/* The one that most of n (at least one) uuids are; of equally many the first in the order of their
+ * bytes, into which they are put. */
+void mm_layout_most_frequent_uuid(uint8_t (*uuids)[16], size_t n, uint8_t out[16]);
+
 #endif

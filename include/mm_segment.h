@@ -106,10 +106,6 @@ void mm_segment_trim(struct mm_segment *seg, uint32_t end);
  * Errors: MM_EAGAIN, there is no such file; MM_EIO, errno tells. */
 int mm_segment_open(const struct mm_dir *dir, uint64_t file, bool write);
 
-/* Read up to len bytes at offset. *n is what there was: less than len at the end of the file only.
- * Errors: MM_EIO. */
-int mm_segment_read(int fd, uint32_t offset, void *dst, size_t len, size_t *n);
-
 /* Try to keep the pages of a file that could not be synced in memory. Thread: keeper. */
 void mm_segment_pin(const struct mm_segment *seg);
 

@@ -1,6 +1,7 @@
 #include "mm_dir.h"
 
 #include "mm_error.h"
+#include "mm_file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -23,8 +24,6 @@
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
-
-#define LOCK_TEXT_LEN 256
 
 struct mm_dir
 {
@@ -83,10 +82,11 @@ static int open_directory(struct mm_dir *d, char *errstr, size_t errstr_len)
     return 0;
 }
 
-static void read_lock_text(int fd, char text[LOCK_TEXT_LEN])
+void mm_dir_read_lock_text(int fd, char text[MM_DIR_LOCK_TEXT_LEN])
 {
-    ssize_t n = pread(fd, text, LOCK_TEXT_LEN - 1, 0);
-    text[n < 0 ? 0 : n] = '\0';
+    size_t n;
+    (void)mm_file_read(fd, 0, text, MM_DIR_LOCK_TEXT_LEN - 1, &n);
+    text[n] = '\0';
     text[strcspn(text, "\n")] = '\0';
     for (char *p = text; *p != '\0'; p++) {
         *p = (char)(*p < ' ' || *p > '~' ? '?' : *p);
@@ -98,7 +98,7 @@ static void write_lock_text(int fd, const char *host)
 {
     struct tm tm;
     char when[32] = "";
-    char text[LOCK_TEXT_LEN];
+    char text[MM_DIR_LOCK_TEXT_LEN];
     time_t now = time(NULL);
     if (gmtime_r(&now, &tm) != NULL) {
         strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
@@ -126,8 +126,8 @@ static void note_other_host(struct mm_dir *d, const char *text, const char *host
 
 static int tell_busy(const struct mm_dir *d, char *errstr, size_t errstr_len)
 {
-    char text[LOCK_TEXT_LEN];
-    read_lock_text(d->lock_fd, text);
+    char text[MM_DIR_LOCK_TEXT_LEN];
+    mm_dir_read_lock_text(d->lock_fd, text);
     snprintf(errstr, errstr_len,
              "spool_dir \"%s\" is in use by another process (%s); each broker needs a directory of "
              "its own",
@@ -137,7 +137,7 @@ static int tell_busy(const struct mm_dir *d, char *errstr, size_t errstr_len)
 
 static int take_lock(struct mm_dir *d, char *errstr, size_t errstr_len)
 {
-    char text[LOCK_TEXT_LEN];
+    char text[MM_DIR_LOCK_TEXT_LEN];
     char host[65] = "unknown";
     if (gethostname(host, sizeof host - 1) != 0) {
         snprintf(host, sizeof host, "unknown");
@@ -157,7 +157,7 @@ static int take_lock(struct mm_dir *d, char *errstr, size_t errstr_len)
     if (flock(d->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         return tell_busy(d, errstr, errstr_len);
     }
-    read_lock_text(d->lock_fd, text);
+    mm_dir_read_lock_text(d->lock_fd, text);
     note_other_host(d, text, host);
     write_lock_text(d->lock_fd, host);
     return 0;
@@ -424,7 +424,9 @@ int mm_dir_read_state(struct mm_dir *d, struct mm_layout_state *out)
     int problem = MM_EAGAIN;
     for (int i = 0; i < 2; i++) {
         memset(slot, 0, sizeof slot); /* a short file is as one with zeros */
-        if (pread(d->state_fd, slot, sizeof slot, (off_t)i * MM_LAYOUT_STATE_LEN) < 0) {
+        size_t n;
+        if (mm_file_read(d->state_fd, (uint64_t)i * MM_LAYOUT_STATE_LEN, slot, sizeof slot, &n) !=
+            0) {
             return MM_EIO;
         }
         int err = mm_layout_decode_state(slot, &state);

@@ -1,4 +1,6 @@
+#include "mm_dir.h"
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_inspect_impl.h"
 
 #include <dirent.h>
@@ -36,25 +38,6 @@ int mm_inspect_open_file(int dir_fd, const char *name, struct stat *st)
     close(fd);
     errno = EINVAL;
     return -1;
-}
-
-ssize_t mm_inspect_read_at(int fd, void *dst, size_t len, uint64_t offset)
-{
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(fd, (uint8_t *)dst + done, len - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            return -1;
-        }
-        if (n == 0) {
-            break;
-        }
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
 }
 
 bool mm_inspect_all_zero(const uint8_t *bytes, size_t len)
@@ -112,7 +95,8 @@ static int read_state(struct mm_inspect *in, uint8_t bytes[2 * MM_LAYOUT_STATE_L
     int err = MM_ECORRUPT;
     for (int i = 0; i < MAX_LOOKS && err == MM_ECORRUPT; i++) {
         memset(bytes, 0, (size_t)2 * MM_LAYOUT_STATE_LEN);
-        if (mm_inspect_read_at(fd, bytes, (size_t)2 * MM_LAYOUT_STATE_LEN, 0) < 0) {
+        size_t n;
+        if (mm_file_read(fd, 0, bytes, (size_t)2 * MM_LAYOUT_STATE_LEN, &n) != 0) {
             close(fd);
             return MM_EIO;
         }
@@ -143,16 +127,6 @@ bool mm_inspect_finished(const struct mm_inspect *in, uint64_t seq, uint32_t top
 
 /* --- LOCK ---------------------------------------------------------------------------------------
  */
-
-static void read_lock_text(int fd, char *text, size_t len)
-{
-    ssize_t n = mm_inspect_read_at(fd, text, len - 1, 0);
-    text[n < 0 ? 0 : n] = '\0';
-    text[strcspn(text, "\n")] = '\0';
-    for (char *p = text; *p != '\0'; p++) {
-        *p = (char)(*p < ' ' || *p > '~' ? '?' : *p);
-    }
-}
 
 #define FILE_ID_LEN 64
 
@@ -230,7 +204,7 @@ static bool read_lock(struct mm_inspect *in)
     if (fd < 0) {
         return false;
     }
-    read_lock_text(fd, in->info.lock_text, sizeof in->info.lock_text);
+    mm_dir_read_lock_text(fd, in->info.lock_text);
     in->info.holder = find_holder(fd, &st);
     in->info.held = in->info.holder != 0;
     in->info.holder = in->info.holder > 0 ? in->info.holder : 0;
@@ -292,15 +266,15 @@ static int is_empty_file(int fd, uint64_t size, bool *empty)
     uint8_t bytes[65536];
     *empty = size <= UINT32_MAX;
     for (uint64_t at = 0; *empty && at < size;) {
-        ssize_t n = mm_inspect_read_at(fd, bytes, sizeof bytes, at);
-        if (n < 0) {
+        size_t n;
+        if (mm_file_read(fd, at, bytes, sizeof bytes, &n) != 0) {
             return MM_EIO;
         }
         if (n == 0) {
             break;
         }
-        *empty = mm_inspect_all_zero(bytes, (size_t)n);
-        at += (uint64_t)n;
+        *empty = mm_inspect_all_zero(bytes, n);
+        at += n;
     }
     return 0;
 }
@@ -316,14 +290,14 @@ static bool is_impossible(const struct mm_layout_seal *seal, const struct mm_lay
 static int read_header(int fd, struct mm_inspect_segment *seg, bool *good)
 {
     uint8_t bytes[MM_LAYOUT_HEADER_LEN] = {0};
-    ssize_t n = mm_inspect_read_at(fd, bytes, sizeof bytes, 0);
-    if (n < 0) {
+    size_t n;
+    if (mm_file_read(fd, 0, bytes, sizeof bytes, &n) != 0) {
         return MM_EIO;
     }
     memset(&seg->header, 0, sizeof seg->header);
     memset(&seg->seal, 0, sizeof seg->seal);
     seg->seal_err = MM_EAGAIN;
-    seg->header_err = mm_layout_decode_header(bytes, (size_t)n, &seg->header, &seg->n_copies);
+    seg->header_err = mm_layout_decode_header(bytes, n, &seg->header, &seg->n_copies);
     if (seg->header_err == 0) {
         seg->seal_err =
             mm_layout_decode_seal(bytes + MM_LAYOUT_SEAL_OFFSET, seg->header.salt, &seg->seal);
@@ -487,18 +461,12 @@ static bool has_gap(const struct mm_inspect *in)
     return false;
 }
 
-static int compare_uuids(const void *a, const void *b)
-{
-    return memcmp(a, b, sizeof((struct mm_layout_header *)0)->uuid);
-}
-
 /* Without STATE the id is the one that most segments have, as it is for a start of the broker: a
  * few may be strangers. */
 static int choose_uuid(const struct mm_inspect *in, uint8_t uuid[16], bool *found)
 {
     uint8_t(*uuids)[16] = calloc(in->n_segments + 1, sizeof *uuids);
     size_t n = 0;
-    size_t n_best = 0;
     if (uuids == NULL) {
         return MM_ENOMEM;
     }
@@ -507,16 +475,11 @@ static int choose_uuid(const struct mm_inspect *in, uint8_t uuid[16], bool *foun
             memcpy(uuids[n++], in->segments[i].header.uuid, sizeof *uuids);
         }
     }
-    qsort(uuids, n, sizeof *uuids, compare_uuids);
-    for (size_t i = 0, same = 0; i < n; i++) {
-        same = i > 0 && compare_uuids(uuids[i - 1], uuids[i]) == 0 ? same + 1 : 1;
-        if (same > n_best) {
-            n_best = same;
-            memcpy(uuid, uuids[i], sizeof *uuids);
-        }
+    *found = n > 0;
+    if (*found) {
+        mm_layout_most_frequent_uuid(uuids, n, uuid);
     }
     free(uuids);
-    *found = n > 0;
     return 0;
 }
 
@@ -532,7 +495,7 @@ static int set_strangers_apart(struct mm_inspect *in)
     }
     for (size_t i = 0; i < in->n_segments; i++) {
         struct mm_inspect_segment *seg = &in->segments[i];
-        if (seg->header_err == 0 && compare_uuids(uuid, seg->header.uuid) != 0) {
+        if (seg->header_err == 0 && memcmp(uuid, seg->header.uuid, sizeof uuid) != 0) {
             seg->state = MM_INSPECT_DAMAGED;
         }
     }

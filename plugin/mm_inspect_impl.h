@@ -67,9 +67,6 @@ struct mm_inspect_gap mm_inspect_gap(uint64_t expected, uint64_t first_seq, uint
 /* A regular file, for reading. -1: errno tells. */
 int mm_inspect_open_file(int dir_fd, const char *name, struct stat *st);
 
-/* As pread(2), but less than len bytes at the end of the file only. */
-ssize_t mm_inspect_read_at(int fd, void *dst, size_t len, uint64_t offset);
-
 bool mm_inspect_all_zero(const uint8_t *bytes, size_t len);
 
 /* What lies below is finished. */

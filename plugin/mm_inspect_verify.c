@@ -1,4 +1,5 @@
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_inspect_impl.h"
 
 #include <inttypes.h>
@@ -114,7 +115,8 @@ static void verify_header(struct mm_inspect *in,
                         seg->header.size);
     }
     int fd = seg->n_copies == 2 ? mm_inspect_open_file(in->fd, seg->name, &st) : -1;
-    if (fd >= 0 && mm_inspect_read_at(fd, bytes, sizeof bytes, 0) == (ssize_t)sizeof bytes) {
+    size_t n = 0;
+    if (fd >= 0 && mm_file_read(fd, 0, bytes, sizeof bytes, &n) == 0 && n == sizeof bytes) {
         verify_page(bytes, seg, v);
     }
     if (fd >= 0) {

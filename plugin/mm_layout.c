@@ -4,6 +4,7 @@
 #include "mm_record.h"
 
 #include <endian.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The places of the fields, bytes from the beginning of the structure. A number's width is its
@@ -353,4 +354,22 @@ int mm_layout_parse_uuid(const char *text, uint8_t uuid[16])
     }
     memcpy(uuid, parsed, UUID_LEN);
     return 0;
+}
+
+static int compare_uuids(const void *a, const void *b)
+{
+    return memcmp(a, b, UUID_LEN);
+}
+
+void mm_layout_most_frequent_uuid(uint8_t (*uuids)[16], size_t n, uint8_t out[16])
+{
+    size_t n_best = 0;
+    qsort(uuids, n, sizeof *uuids, compare_uuids);
+    for (size_t i = 0, same = 0; i < n; i++) {
+        same = i > 0 && compare_uuids(uuids[i - 1], uuids[i]) == 0 ? same + 1 : 1;
+        if (same > n_best) {
+            n_best = same;
+            memcpy(out, uuids[i], UUID_LEN);
+        }
+    }
 }

@@ -5,6 +5,7 @@
  * neither a damaged record nor a place that was never written ends it. Nothing is ever appended to
  * a segment of an earlier process. */
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_log.h"
 #include "mm_spool_impl.h"
 
@@ -158,7 +159,7 @@ static bool is_blank(const struct mm_spool *s, uint64_t file, uint32_t at, uint6
     while (blank && len > 0) {
         size_t n = len < sizeof page ? (size_t)len : sizeof page;
         size_t got;
-        blank = mm_segment_read(fd, at, page, n, &got) == 0 && memcmp(page, zeros, got) == 0;
+        blank = mm_file_read(fd, at, page, n, &got) == 0 && memcmp(page, zeros, got) == 0;
         at += (uint32_t)n;
         len = got < n ? 0 : len - n;
     }
@@ -173,7 +174,7 @@ static bool had_records(const struct mm_spool *s, const struct mm_segment *seg)
     uint32_t len = 0;
     size_t got = 0;
     int fd = mm_segment_open(s->dir, seg->file, false);
-    if (fd < 0 || mm_segment_read(fd, seg->start, &len, sizeof len, &got) != 0) {
+    if (fd < 0 || mm_file_read(fd, seg->start, &len, sizeof len, &got) != 0) {
         len = UINT32_MAX; /* who knows */
         got = sizeof len;
     }
@@ -266,7 +267,7 @@ static int try_first_page(struct mm_spool *s, uint64_t file, struct first_page *
     }
     if (err == 0) {
         page->file_size = (uint64_t)st.st_size;
-        err = mm_segment_read(fd, 0, page->bytes, sizeof page->bytes, &page->len);
+        err = mm_file_read(fd, 0, page->bytes, sizeof page->bytes, &page->len);
     }
     close(fd);
     return err;
@@ -336,14 +337,16 @@ static int set_unreadable_aside(struct recovery *r)
     return 0;
 }
 
-/* Look at one file: keep it in the list, or delete it, or set it aside. */
-static int take_file(struct recovery *r, uint64_t file)
+/* Look at the header of one file. *ours: there is more to look at; else the file is dealt with. */
+static int take_header(struct recovery *r,
+                       uint64_t file,
+                       struct first_page *page,
+                       struct mm_layout_header *h,
+                       bool *ours)
 {
-    struct mm_spool *s = r->s;
-    struct first_page page;
-    struct mm_layout_header h;
     uint32_t n_copies;
-    int err = read_first_page(s, file, &page);
+    *ours = false;
+    int err = read_first_page(r->s, file, page);
     if (err == MM_ENOMEM) {
         return fail(r, MM_EIO, "a segment cannot be opened");
     }
@@ -351,34 +354,77 @@ static int take_file(struct recovery *r, uint64_t file)
         return skip_file(r, file, err);
     }
     r->readable = true;
-    err = mm_layout_decode_header(page.bytes, page.len, &h, &n_copies);
+    err = mm_layout_decode_header(page->bytes, page->len, h, &n_copies);
     if (err == MM_EVERSION) {
         char what[96];
         snprintf(what, sizeof what, "segment %016" PRIx64 " is of format version %u", file,
-                 h.version);
+                 h->version);
         return fail(r, err, what);
     }
-    const char *why = err != 0 ? "has no readable header" : judge_header(r, &h);
-    if (err != 0 && page.file_size <= UINT32_MAX && is_blank(s, file, 0, UINT32_MAX)) {
+    const char *why = err != 0 ? "has no readable header" : judge_header(r, h);
+    if (err != 0 && page->file_size <= UINT32_MAX && is_blank(r->s, file, 0, UINT32_MAX)) {
         /* Its process was killed while it made it. What is larger than that is none of ours. */
-        (void)mm_segment_unlink(s->dir, file);
-        return 0;
-    }
-    if (why != NULL) {
+        (void)mm_segment_unlink(r->s->dir, file);
+    } else if (why != NULL) {
         set_aside(r, file, why);
-        return 0;
+    } else {
+        *ours = true;
+    }
+    return 0;
+}
+
+/* Where the records of a segment can end. */
+static uint32_t area_end(const struct mm_segment *seg, uint64_t file_size, uint64_t size)
+{
+    uint32_t end = (uint32_t)(file_size < size ? file_size : size);
+    /* Up: of a record at the end of a file that was cut, the padding need not be there. */
+    end = (end + MM_RECORD_ALIGN - 1) / MM_RECORD_ALIGN * MM_RECORD_ALIGN;
+    return end < seg->start ? seg->start : end;
+}
+
+/* What is wrong with the records of a segment, if anything is. */
+static const char *judge_records(const struct recovery *r,
+                                 const struct mm_segment *seg,
+                                 const struct mm_layout_header *h,
+                                 const struct mm_layout_seal *seal,
+                                 bool whole)
+{
+    if (seal->n_records == 0) {
+        return !whole || had_records(r->s, seg) ? "has no readable record" : NULL;
+    }
+    return seal->first_seq < h->run_seq || seal->last_seq >= SEQ_LIMIT ? "has impossible numbers"
+                                                                       : NULL;
+}
+
+/* Put a segment into the list. */
+static void keep(struct recovery *r, struct mm_segment *seg, const struct mm_layout_seal *seal)
+{
+    seg->first_seq = seal->first_seq;
+    seg->max_seq = seal->last_seq;
+    seg->first_ms = seal->first_ms;
+    seg->sealed = seg->settled = true;
+    seg->size = mm_segment_round(seal->end); /* what counts against the limit */
+    atomic_init(&seg->end, (uint32_t)seal->end);
+    r->segments[r->n_segments++] = seg;
+}
+
+/* Look at one file: keep it in the list, or delete it, or set it aside. */
+static int take_file(struct recovery *r, uint64_t file)
+{
+    struct first_page page;
+    struct mm_layout_header h;
+    bool ours;
+    int err = take_header(r, file, &page, &h, &ours);
+    if (err != 0 || !ours) {
+        return err;
     }
     struct mm_segment *seg;
     err = mm_segment_describe(&h, file, &seg);
     if (err != 0) {
         return fail(r, err, "segment");
     }
-    uint32_t end = page.file_size < h.size ? (uint32_t)page.file_size : (uint32_t)h.size;
-    /* Up: of a record at the end of a file that was cut, the padding need not be there. */
-    end = (end + MM_RECORD_ALIGN - 1) / MM_RECORD_ALIGN * MM_RECORD_ALIGN;
-    end = end < seg->start ? seg->start : end;
     seg->number = file + 1; /* for the time being, so that the reader can tell them apart */
-    atomic_init(&seg->end, end);
+    atomic_init(&seg->end, area_end(seg, page.file_size, h.size));
     struct mm_layout_seal seal;
     bool whole;
     err = find_seal(r, seg, page.bytes, &seal, &whole);
@@ -386,13 +432,9 @@ static int take_file(struct recovery *r, uint64_t file)
         mm_segment_free(seg);
         return fail(r, err, "a segment cannot be read");
     }
-    if (seal.n_records == 0 && (!whole || had_records(s, seg))) {
-        set_aside(r, file, "has no readable record");
-        mm_segment_free(seg);
-        return 0;
-    }
-    if (seal.n_records > 0 && (seal.first_seq < h.run_seq || seal.last_seq >= SEQ_LIMIT)) {
-        set_aside(r, file, "has impossible numbers");
+    const char *why = judge_records(r, seg, &h, &seal, whole);
+    if (why != NULL) {
+        set_aside(r, file, why);
         mm_segment_free(seg);
         return 0;
     }
@@ -400,23 +442,12 @@ static int take_file(struct recovery *r, uint64_t file)
     if (seal.n_records == 0 ||
         (whole && r->has_state && seal.last_seq < r->low && state_is_safe(r))) {
         /* Nothing was ever written, or all is finished. */
-        (void)mm_segment_unlink(s->dir, file);
+        (void)mm_segment_unlink(r->s->dir, file);
         mm_segment_free(seg);
         return 0;
     }
-    seg->first_seq = seal.first_seq;
-    seg->max_seq = seal.last_seq;
-    seg->first_ms = seal.first_ms;
-    seg->sealed = seg->settled = true;
-    seg->size = mm_segment_round(seal.end); /* what counts against the limit */
-    atomic_init(&seg->end, (uint32_t)seal.end);
-    r->segments[r->n_segments++] = seg;
+    keep(r, seg, &seal);
     return 0;
-}
-
-static int compare_uuids(const void *a, const void *b)
-{
-    return memcmp(a, b, sizeof((struct mm_spool *)0)->uuid);
 }
 
 static int compare_segments(const void *a, const void *b)
@@ -434,7 +465,6 @@ static void choose_uuid(struct recovery *r, const uint64_t *files, size_t n_file
 {
     uint8_t(*uuids)[sizeof r->s->uuid] = calloc(n_files + 1, sizeof *uuids);
     size_t n = 0;
-    size_t n_best = 0;
     for (size_t i = 0; uuids != NULL && i < n_files; i++) {
         struct first_page page;
         struct mm_layout_header h;
@@ -445,15 +475,8 @@ static void choose_uuid(struct recovery *r, const uint64_t *files, size_t n_file
         }
     }
     if (n > 0) {
-        qsort(uuids, n, sizeof *uuids, compare_uuids);
-    }
-    for (size_t i = 0, same = 0; i < n; i++) {
-        same = i > 0 && compare_uuids(uuids[i - 1], uuids[i]) == 0 ? same + 1 : 1;
-        if (same > n_best) {
-            n_best = same;
-            r->has_uuid = true;
-            memcpy(r->s->uuid, uuids[i], sizeof r->s->uuid);
-        }
+        r->has_uuid = true;
+        mm_layout_most_frequent_uuid(uuids, n, r->s->uuid);
     }
     free(uuids);
 }

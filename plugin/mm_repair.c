@@ -2,6 +2,7 @@
 
 #include "mm_dir.h"
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_inspect_impl.h"
 #include "mm_segment.h"
 
@@ -63,24 +64,6 @@ __attribute__((format(printf, 4, 5))) static void act(struct repair *r,
 /* --- writing ------------------------------------------------------------------------------------
  */
 
-static int write_all(int fd, const void *data, size_t len, uint64_t offset)
-{
-    const uint8_t *at = data;
-    while (len > 0) {
-        ssize_t n = pwrite(fd, at, len, (off_t)offset);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return MM_EIO;
-        }
-        at += n;
-        offset += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* Write into a file that is there, and make it last. Nothing in a dry run. */
 static int write_into(struct repair *r,
                       const char *name,
@@ -95,7 +78,7 @@ static int write_into(struct repair *r,
     if (fd < 0) {
         return MM_EIO;
     }
-    int err = write_all(fd, data, len, offset);
+    int err = mm_file_write(fd, offset, data, len);
     if (err == 0 && fdatasync(fd) != 0) {
         err = MM_EIO;
     }
@@ -144,11 +127,12 @@ static void mend_page(struct repair *r, const struct mm_inspect_segment *seg)
     uint8_t good[MM_LAYOUT_HEADER_LEN];
     struct stat st;
     int fd = mm_inspect_open_file(r->in->fd, seg->name, &st);
-    ssize_t n = fd < 0 ? -1 : mm_inspect_read_at(fd, bytes, sizeof bytes, 0);
+    size_t n = 0;
     if (fd >= 0) {
+        (void)mm_file_read(fd, 0, bytes, sizeof bytes, &n);
         close(fd);
     }
-    if (n != (ssize_t)sizeof bytes) {
+    if (n != sizeof bytes) {
         return; /* too short for a page: there is nothing in it */
     }
     mm_layout_encode_header(good, &seg->header);
@@ -316,7 +300,7 @@ static int copy_record(struct copy *c, const struct mm_record *rec, size_t size)
         c->cap = size;
     }
     mm_record_commit(c->bytes, mm_record_encode(c->bytes, c->salt, rec));
-    int err = write_all(c->fd, c->bytes, size, c->seal.end);
+    int err = mm_file_write(c->fd, c->seal.end, c->bytes, size);
     if (err != 0) {
         return err;
     }
@@ -378,7 +362,7 @@ static int fill_copy(struct repair *r,
     note_lost(&c->seal, seg, f);
     mm_layout_encode_header(page, &h);
     mm_layout_encode_seal(page + MM_LAYOUT_SEAL_OFFSET, c->salt, &c->seal);
-    err = write_all(c->fd, page, sizeof page, 0);
+    err = mm_file_write(c->fd, 0, page, sizeof page);
     if (err == 0 && (ftruncate(c->fd, (off_t)h.size) != 0 || fsync(c->fd) != 0)) {
         err = MM_EIO;
     }

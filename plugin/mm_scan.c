@@ -1,6 +1,7 @@
 #include "mm_scan.h"
 
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_layout.h"
 
 #include <errno.h>
@@ -32,26 +33,6 @@ void mm_scan_fini(struct mm_scan *s)
 
 /* --- reading ------------------------------------------------------------------------------------
  */
-
-/* Up to len bytes. Fewer: the file ends there, or the system gave an error (-1 when at once). */
-static ssize_t read_at(int fd, void *dst, size_t len, uint64_t offset)
-{
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(fd, (uint8_t *)dst + done, len - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0 && done == 0) {
-            return -1;
-        }
-        if (n <= 0) {
-            break;
-        }
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
-}
 
 static void note_bad(struct mm_scan *s, uint64_t from, uint64_t to)
 {
@@ -101,13 +82,13 @@ static int load(struct mm_scan *s, uint64_t offset, size_t want)
     s->data_len = 0;
     while (s->data_len < want) {
         uint8_t *dst = s->data + s->data_len;
-        ssize_t n = read_at(s->fd, dst, want - s->data_len, offset + s->data_len);
-        if (n == 0) {
+        size_t n;
+        int err = mm_file_read(s->fd, offset + s->data_len, dst, want - s->data_len, &n);
+        if (err == 0 && n == 0) {
             end_data(s);
             break;
         }
-        s->data_len +=
-            n > 0 ? (size_t)n : skip_block(s, dst, want - s->data_len, offset + s->data_len);
+        s->data_len += n > 0 ? n : skip_block(s, dst, want - s->data_len, offset + s->data_len);
     }
     return 0;
 }
@@ -158,13 +139,11 @@ static void rewind_scan(struct mm_scan *s)
 static bool has_commit_word(const struct mm_scan *s)
 {
     uint32_t word;
+    size_t n;
     if (s->limit - s->at < sizeof word || s->at >= s->limit) {
         return false;
     }
-    if (read_at(s->fd, &word, sizeof word, s->at) != (ssize_t)sizeof word) {
-        return true;
-    }
-    return word != 0;
+    return mm_file_read(s->fd, s->at, &word, sizeof word, &n) != 0 || n < sizeof word || word != 0;
 }
 
 int mm_scan_next(struct mm_scan *s, struct mm_record *out, uint64_t *offset, size_t *size)

@@ -2,6 +2,7 @@
 
 #include "mm_dir.h"
 #include "mm_error.h"
+#include "mm_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -123,23 +124,6 @@ static int reserve(int fd, uint32_t size, bool *reserved)
     return 0;
 }
 
-static int write_all(int fd, off_t at, const uint8_t *data, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = pwrite(fd, data, len, at);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return n == 0 ? MM_EIO : error_of(errno);
-        }
-        data += n;
-        at += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* Fill the new file behind fd. */
 static int fill(struct mm_segment *seg, const struct mm_layout_header *h, bool map)
 {
@@ -150,7 +134,8 @@ static int fill(struct mm_segment *seg, const struct mm_layout_header *h, bool m
         return err;
     }
     mm_layout_encode_header(header, h);
-    err = write_all(seg->fd, 0, header, sizeof header);
+    err = mm_file_write(seg->fd, 0, header, sizeof header);
+    err = err == 0 ? 0 : error_of(errno);
     /* A mapping of what is not reserved could end the process by SIGBUS: pwrite(2) then. */
     if (err != 0 || !map || !reserved) {
         return err;
@@ -235,7 +220,7 @@ void mm_segment_populate(struct mm_segment *seg, uint32_t from, uint32_t to)
 
 int mm_segment_write(const struct mm_segment *seg, uint32_t offset, const void *data, size_t len)
 {
-    return write_all(seg->fd, (off_t)offset, data, len);
+    return mm_file_write(seg->fd, offset, data, len) == 0 ? 0 : error_of(errno);
 }
 
 int mm_segment_sync(const struct mm_segment *seg, uint32_t from, uint32_t to, bool whole)
@@ -254,7 +239,8 @@ int mm_segment_seal(struct mm_segment *seg, const struct mm_layout_seal *seal)
 {
     uint8_t bytes[MM_LAYOUT_SEAL_LEN];
     mm_layout_encode_seal(bytes, seg->salt, seal);
-    return write_all(seg->fd, MM_LAYOUT_SEAL_OFFSET, bytes, sizeof bytes);
+    int err = mm_file_write(seg->fd, MM_LAYOUT_SEAL_OFFSET, bytes, sizeof bytes);
+    return err == 0 ? 0 : error_of(errno);
 }
 
 bool mm_segment_is_deleted(const struct mm_segment *seg)
@@ -286,25 +272,6 @@ int mm_segment_open(const struct mm_dir *dir, uint64_t file, bool write)
         return fd;
     }
     return errno == ENOENT ? MM_EAGAIN : MM_EIO;
-}
-
-int mm_segment_read(int fd, uint32_t offset, void *dst, size_t len, size_t *n)
-{
-    *n = 0;
-    while (*n < len) {
-        ssize_t got = pread(fd, (uint8_t *)dst + *n, len - *n, (off_t)(offset + *n));
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got < 0) {
-            return MM_EIO;
-        }
-        if (got == 0) {
-            break;
-        }
-        *n += (size_t)got;
-    }
-    return 0;
 }
 
 /* --- giving back --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /* The readers: the bytes of a segment, through its mapping or from its file, and the records in
  * them. */
 #include "mm_error.h"
+#include "mm_file.h"
 #include "mm_spool_impl.h"
 
 #include <errno.h>
@@ -134,7 +135,7 @@ static int load(struct mm_spool_reader *rd,
     size_t got = 0;
     int err = grow_buffer(rd, n) ? open_file(rd, seg) : MM_EIO;
     if (err == 0) {
-        err = mm_segment_read(rd->fd, offset, rd->buffer, n, &got);
+        err = mm_file_read(rd->fd, offset, rd->buffer, n, &got);
     }
     if (err == MM_EIO) {
         note_failure(rd, seg, offset + (uint64_t)need);
