@@ -41,7 +41,7 @@ struct mm_http_options
 
 /* Bind and serve.
  *
- * Thread: setup; the caller has blocked all signals.
+ * Thread: setup; blocks all signals in the thread that it makes.
  * Errors: MM_EHTTP, errstr names address, port and the reason; MM_ENOMEM. *out is NULL then. */
 int mm_http_start(const struct mm_http_options *opts,
                   struct mm_http **out,

@@ -17,6 +17,7 @@
 #include "mm_metrics.h"
 #include "mm_page.h"
 #include "mm_status.h"
+#include "mm_thread.h"
 
 #include <errno.h>
 #include <microhttpd.h>
@@ -718,12 +719,11 @@ static int start_thread(struct mm_http *h, const char **reason)
         *reason = strerror(errno);
         return MM_EHTTP;
     }
-    int err = pthread_create(&h->thread, NULL, http_main, h);
+    int err = mm_thread_start("mm-http", http_main, h, &h->thread);
     if (err != 0) {
         *reason = strerror(err);
         return MM_EHTTP;
     }
-    pthread_setname_np(h->thread, "mm-http");
     while (sem_wait(&h->started) != 0) {
         continue; /* EINTR is the only reason */
     }

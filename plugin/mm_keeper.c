@@ -3,8 +3,10 @@
  * The order that recovery relies on: STATE says that records are finished, and STATE is on the disk
  * (unless the policy is never), before the segment that held them is deleted. So a segment that is
  * missing is always a loss and never a legal state. */
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_spool_impl.h"
+#include "mm_thread.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -131,7 +133,7 @@ static int timed_sync(struct mm_spool *s, const struct mm_segment *seg, uint32_t
 static void sync_succeeded(struct mm_spool *s, const struct mm_segment *seg)
 {
     atomic_fetch_add_explicit(&s->n_synced, 1, memory_order_relaxed);
-    atomic_store_explicit(&s->synced_ms, mm_spool_now_ms(), memory_order_relaxed);
+    atomic_store_explicit(&s->synced_ms, mm_clock_realtime_ms(), memory_order_relaxed);
     if (atomic_load_explicit(&s->degraded, memory_order_relaxed) && !has_failed(seg) &&
         !atomic_load_explicit(&s->roll_wanted, memory_order_relaxed)) {
         atomic_store_explicit(&s->degraded, false, memory_order_relaxed);
@@ -420,7 +422,7 @@ static int write_slot(struct mm_spool *s, bool clean)
         return 0; /* both slots are to be written once */
     }
     state.generation = s->state.generation + 1;
-    state.written_ms = mm_spool_now_ms();
+    state.written_ms = mm_clock_realtime_ms();
     int err = mm_dir_write_state(s->dir, &state, s->sync != MM_SPOOL_SYNC_NEVER);
     if (err == 0) {
         s->state = state;
@@ -587,11 +589,8 @@ static void *keeper_main(void *arg)
 
 int mm_keeper_start(struct mm_spool *s)
 {
-    int err = pthread_create(&s->keeper, NULL, keeper_main, s);
-    if (err == 0) {
-        s->has_keeper = true;
-        pthread_setname_np(s->keeper, "mm-keeper");
-    }
+    int err = mm_thread_start("mm-keeper", keeper_main, s, &s->keeper);
+    s->has_keeper = err == 0;
     return err;
 }
 

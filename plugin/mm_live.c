@@ -11,12 +11,12 @@
 #include "mm_route.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
+#include "mm_thread.h"
 #include "mm_watch.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -430,9 +430,7 @@ static bool rest(struct mm_live *l)
 /* Wait for a second, or the stop. */
 static void pause_a_second(struct mm_live *l)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += 1;
+    struct timespec until = mm_thread_deadline(1000);
     pthread_mutex_lock(&l->lock);
     bool timed_out = false;
     while (!l->stop && !timed_out) {
@@ -624,9 +622,7 @@ static void look(struct mm_live *l)
 /* Until there is something to do. False: it is time to end. */
 static bool wait_for_work(struct mm_live *l, bool *reload)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += LOOK_MS / 1000;
+    struct timespec until = mm_thread_deadline(LOOK_MS);
     pthread_mutex_lock(&l->lock);
     bool timed_out = false;
     while (!l->stop && !l->reload && !timed_out) {
@@ -672,23 +668,13 @@ int mm_live_new(const struct mm_live_options *opts, struct mm_live **out)
     l->files_sum = l->look_sum = sum_of_files(opts->config);
     note_certificate(l);
     pthread_mutex_init(&l->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    mm_thread_cond_init(&l->cond);
     return 0;
 }
 
 int mm_live_start(struct mm_live *l, char *errstr, size_t errstr_len)
 {
-    /* The Kafka client's threads inherit the mask, too. */
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&l->thread, NULL, live_main, l);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = mm_thread_start("mm-live", live_main, l, &l->thread);
     if (err != 0) {
         char reason[64];
         snprintf(errstr, errstr_len,
@@ -696,7 +682,6 @@ int mm_live_start(struct mm_live *l, char *errstr, size_t errstr_len)
                  strerror_r(err, reason, sizeof reason));
         return MM_ETHREAD;
     }
-    pthread_setname_np(l->thread, "mm-live");
     l->started = true;
     return 0;
 }
@@ -706,12 +691,7 @@ bool mm_live_stop(struct mm_live *l, uint32_t timeout_ms)
     if (l == NULL) {
         return true;
     }
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = mm_thread_deadline(timeout_ms);
     pthread_mutex_lock(&l->lock);
     l->stop = true;
     l->stop_ns = mm_clock_monotonic_ns();
@@ -730,11 +710,7 @@ bool mm_live_join(struct mm_live *l, uint32_t timeout_ms)
     if (l == NULL || !l->started) {
         return true;
     }
-    /* On the wall clock, as sanitizers know no other way; a clock that is set here is no harm. */
-    uint64_t until_ms = mm_clock_realtime_ms() + timeout_ms;
-    struct timespec until = {.tv_sec = (time_t)(until_ms / 1000),
-                             .tv_nsec = (long)(until_ms % 1000) * 1000000};
-    l->started = pthread_timedjoin_np(l->thread, NULL, &until) != 0;
+    l->started = !mm_thread_join(l->thread, timeout_ms);
     return !l->started;
 }
 

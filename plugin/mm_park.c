@@ -4,11 +4,11 @@
 #include "mm_park_impl.h"
 #include "mm_record.h"
 #include "mm_route.h"
+#include "mm_thread.h"
 #include "mm_worker.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -501,11 +501,7 @@ static int open_found(struct mm_park *p, char *errstr, size_t errstr_len)
 
 static void init_locks(struct mm_park *p)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&p->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    mm_thread_cond_init(&p->cond);
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->dir_lock, NULL);
 }
@@ -548,19 +544,13 @@ int mm_park_start(struct mm_park *p, char *errstr, size_t errstr_len)
     if (!has_work(p)) {
         return 0;
     }
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&p->thread, NULL, mm_park_main, p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = mm_thread_start("mm-park", mm_park_main, p, &p->thread);
     if (err != 0) {
         char reason[64];
         snprintf(errstr, errstr_len, "the thread for parked topics could not be started: %s",
                  strerror_r(err, reason, sizeof reason));
         return MM_ETHREAD;
     }
-    pthread_setname_np(p->thread, "mm-park");
     p->started = true;
     return 0;
 }
@@ -586,17 +576,10 @@ bool mm_park_join_thread(struct mm_park *p, uint64_t until_ns)
     p->end = true;
     pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->lock);
-    /* On the wall clock, as sanitizers know no other way; a clock that is set here is no harm. */
     uint64_t now_ns = mm_clock_monotonic_ns();
-    uint64_t until_ms = mm_clock_realtime_ms();
-    until_ms += until_ns > now_ns ? (until_ns - now_ns) / 1000000 : 0;
-    struct timespec until = {.tv_sec = (time_t)(until_ms / 1000),
-                             .tv_nsec = (long)(until_ms % 1000) * 1000000};
-    if (pthread_timedjoin_np(p->thread, NULL, &until) != 0) {
-        return false;
-    }
-    p->started = false;
-    return true;
+    p->started = !mm_thread_join(p->thread,
+                                 until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0);
+    return !p->started;
 }
 
 void mm_park_free_lane(struct mm_park *p, struct mm_park_lane *lane)

@@ -2,6 +2,7 @@
 #include "mm_log.h"
 #include "mm_metrics.h"
 #include "mm_park_impl.h"
+#include "mm_thread.h"
 #include "mm_worker.h"
 
 #include <errno.h>
@@ -231,11 +232,7 @@ static bool keep_old(struct mm_park *p, bool stop)
 /* Until there is something to do. Returns false at the end. */
 static bool wait_for_work(struct mm_park *p, bool busy, bool *stop)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += PASS_MS * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
+    struct timespec until = mm_thread_deadline(PASS_MS);
     pthread_mutex_lock(&p->lock);
     bool timed_out = false;
     while (!p->end && !timed_out && (busy || !p->woken)) {

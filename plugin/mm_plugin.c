@@ -29,7 +29,6 @@
 #include <mosquitto.h>
 #include <mosquitto_broker.h>
 #include <mosquitto_plugin.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -431,14 +430,7 @@ static int start_http(struct mm *mm, char *errstr, size_t errstr_len)
         .dead = mm->dead,
         .log = mm->log,
     };
-    /* The broker's signals are the broker's: the server's thread inherits a full mask. */
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = mm_http_start(&opts, &mm->http, errstr, errstr_len);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return err;
+    return mm_http_start(&opts, &mm->http, errstr, errstr_len);
 }
 
 /* Say what of the messages this broker does not give. */
@@ -532,11 +524,28 @@ static int new_live(struct mm *mm, size_t n_options, char *errstr, size_t errstr
     return 0;
 }
 
-/* Make everything between the settings and the first message. */
-static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
+static int new_metrics(struct mm *mm)
 {
     const struct mm_config *config = mm->config;
-    struct mm_spool_options spool = {
+    struct mm_metrics_info info = {
+        .version = MM_VERSION,
+        .librdkafka = mm_kafka_version(),
+        .mosquitto = mm->broker_2_1 ? "2.1" : "2.0",
+        .n_workers = config->kafka_workers,
+        .sync_always = config->spool_sync == MM_SPOOL_SYNC_ALWAYS,
+        .lanes = mm->lanes,
+    };
+    int err = mm_metrics_new(&info, &mm->metrics);
+    if (err == 0) {
+        mm->counters = mm_metrics_broker(mm->metrics);
+    }
+    return err;
+}
+
+static int open_spool(struct mm *mm, char *errstr, size_t errstr_len)
+{
+    const struct mm_config *config = mm->config;
+    struct mm_spool_options opts = {
         .max_bytes = config->spool_max_bytes,
         .n_readers = config->kafka_workers,
         .drop_oldest = config->when_full == MM_WHEN_FULL_DROP_OLDEST,
@@ -546,33 +555,30 @@ static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errst
         .sync_interval_ms = config->spool_sync_interval_ms,
         .writer = config->spool_writer,
         .budget = &mm->budget,
-    };
-    struct mm_metrics_info info = {
-        .version = MM_VERSION,
-        .librdkafka = mm_kafka_version(),
-        .mosquitto = mm->broker_2_1 ? "2.1" : "2.0",
-        .n_workers = config->kafka_workers,
-        .sync_always = config->spool_sync == MM_SPOOL_SYNC_ALWAYS,
+        .counters = mm_metrics_counters,
+        .counters_arg = mm->metrics,
+        .log = mm->log,
     };
     mm->budget.max_bytes = config->spool_max_bytes;
+    return mm_spool_open(&opts, &mm->spool, errstr, errstr_len);
+}
+
+/* Make everything between the settings and the first message. */
+static int start_all(struct mm *mm, size_t n_options, char *errstr, size_t errstr_len)
+{
     snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
-    int err = mm_log_new(config->log_level, &mm->log);
-    if (err == 0 && config->stored != 0) {
+    int err = mm_log_new(mm->config->log_level, &mm->log);
+    if (err == 0 && mm->config->stored != 0) {
         err = mm_plugin_props_init(&mm->props);
     }
     if (err == 0) {
         err = mm_lanes_new(&mm->lanes);
     }
     if (err == 0) {
-        info.lanes = mm->lanes;
-        err = mm_metrics_new(&info, &mm->metrics);
+        err = new_metrics(mm);
     }
     if (err == 0) {
-        mm->counters = mm_metrics_broker(mm->metrics);
-        spool.counters = mm_metrics_counters;
-        spool.counters_arg = mm->metrics;
-        spool.log = mm->log;
-        err = mm_spool_open(&spool, &mm->spool, errstr, errstr_len);
+        err = open_spool(mm, errstr, errstr_len);
     }
     if (err == 0) {
         log_unreadable(mm);

@@ -1,13 +1,14 @@
 #include "mm_spool.h"
 
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_log.h"
 #include "mm_spool_impl.h"
+#include "mm_thread.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/futex.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,21 +58,9 @@ void mm_spool_wake(struct mm_spool *s)
     futex_wake_all(&s->sleepers);
 }
 
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
 uint64_t mm_spool_now_ns(void)
 {
-    return clock_ns(CLOCK_MONOTONIC);
-}
-
-uint64_t mm_spool_now_ms(void)
-{
-    return clock_ns(CLOCK_REALTIME) / 1000000;
+    return mm_clock_monotonic_ns();
 }
 
 /* --- positions ----------------------------------------------------------------------------------
@@ -141,7 +130,7 @@ static int create_file(struct mm_spool *s, uint32_t size, struct mm_segment **ou
     struct mm_layout_header h = {
         .file = atomic_fetch_add_explicit(&s->next_file, 1, memory_order_relaxed),
         .run_seq = s->run_seq,
-        .created_ms = mm_spool_now_ms(),
+        .created_ms = mm_clock_realtime_ms(),
     };
     memcpy(h.uuid, s->uuid, sizeof h.uuid);
     int err = mm_segment_create(s->dir, &h, size, s->map, out);
@@ -480,21 +469,9 @@ static uint32_t choose_segment_size(const struct mm_spool_options *opts)
 
 static int start_threads(struct mm_spool *s)
 {
-    /* The broker's signals are the broker's: an unmasked thread would run its handlers. */
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&s->housekeeper, NULL, mm_housekeeper_main, s);
-    if (err == 0) {
-        s->has_housekeeper = true;
-        pthread_setname_np(s->housekeeper, "mm-spool");
-        if (s->dir != NULL) {
-            err = mm_keeper_start(s);
-        }
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return err;
+    int err = mm_thread_start("mm-spool", mm_housekeeper_main, s, &s->housekeeper);
+    s->has_housekeeper = err == 0;
+    return err == 0 && s->dir != NULL ? mm_keeper_start(s) : err;
 }
 
 static struct mm_spool *allocate(const struct mm_spool_options *opts, uint32_t segment_size)
@@ -665,6 +642,45 @@ static uint64_t find_oldest(struct mm_spool *s)
     return found == 0 ? s->first->first_ms : found;
 }
 
+/* Make the first segment of this run, behind what was recovered. */
+static int begin_log(struct mm_spool *s,
+                     const struct mm_spool_options *opts,
+                     char *errstr,
+                     size_t errstr_len)
+{
+    int err = make_uuid(s->uuid);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "the system gave no random bytes for the spool's id");
+        return err;
+    }
+    if (opts->dir != NULL) {
+        err = open_dir(s, opts, errstr, errstr_len);
+        if (err != 0) {
+            return err;
+        }
+    }
+    mm_layout_format_uuid(s->uuid, s->uuid_text);
+    s->next_seq = s->run_seq;
+    atomic_init(&s->next_seq_now, s->next_seq);
+    err = first_segment(s);
+    if (err != 0) {
+        snprintf(errstr, errstr_len, "%s", mm_strerror(err));
+    }
+    return err;
+}
+
+static void write_first_state(struct mm_spool *s)
+{
+    /* Both slots, so that each has its place on the disk before the disk can be full. */
+    (void)mm_keeper_write_state(s, false);
+    (void)mm_keeper_write_state(s, false);
+    /* Whatever the policy: as long as the disk has the STATE of an orderly stop, a power failure
+     * would let the next process give this one's numbers again. */
+    if (mm_dir_sync_state(s->dir) != 0) {
+        mm_keeper_tell(s, &s->state_limit, "STATE could not be synced", "it is tried again");
+    }
+}
+
 int mm_spool_open(const struct mm_spool_options *opts,
                   struct mm_spool **out,
                   char *errstr,
@@ -685,21 +701,7 @@ int mm_spool_open(const struct mm_spool_options *opts,
         snprintf(errstr, errstr_len, "%s", mm_strerror(MM_ENOMEM));
         return MM_ENOMEM;
     }
-    int err = make_uuid(s->uuid);
-    if (err != 0) {
-        snprintf(errstr, errstr_len, "the system gave no random bytes for the spool's id");
-    } else if (opts->dir != NULL) {
-        err = open_dir(s, opts, errstr, errstr_len);
-    }
-    if (err == 0) {
-        mm_layout_format_uuid(s->uuid, s->uuid_text);
-        s->next_seq = s->run_seq;
-        atomic_init(&s->next_seq_now, s->next_seq);
-        err = first_segment(s);
-        if (err != 0) {
-            snprintf(errstr, errstr_len, "%s", mm_strerror(err));
-        }
-    }
+    int err = begin_log(s, opts, errstr, errstr_len);
     if (err != 0) {
         release(s);
         return err;
@@ -709,14 +711,7 @@ int mm_spool_open(const struct mm_spool_options *opts,
         s->found.oldest_ms = find_oldest(s);
     }
     if (s->dir != NULL) {
-        /* Both slots, so that each has its place on the disk before the disk can be full. */
-        (void)mm_keeper_write_state(s, false);
-        (void)mm_keeper_write_state(s, false);
-        /* Whatever the policy: as long as the disk has the STATE of an orderly stop, a power
-         * failure would let the next process give this one's numbers again. */
-        if (mm_dir_sync_state(s->dir) != 0) {
-            mm_keeper_tell(s, &s->state_limit, "STATE could not be synced", "it is tried again");
-        }
+        write_first_state(s);
     }
     if (!s->manual) {
         (void)mm_housekeeper_prepare(s);

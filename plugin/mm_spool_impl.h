@@ -269,8 +269,8 @@ uint64_t mm_spool_lost(const struct mm_spool *s, const struct mm_spool_progress 
 
 void mm_spool_release_bytes(struct mm_spool *s, uint64_t bytes);
 
+/* As mm_clock_monotonic_ns(); tests put another clock in its place. */
 uint64_t mm_spool_now_ns(void);
-uint64_t mm_spool_now_ms(void);
 
 /* --- mm_spool_read.c */
 

@@ -1,5 +1,7 @@
 #include "human.h"
 
+#include "mm_clock.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -71,28 +73,11 @@ const char *human_duration(uint64_t ms, char dst[HUMAN_LEN])
     return dst;
 }
 
-static uint64_t read_clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
-}
-
-uint64_t human_now_ms(void)
-{
-    return read_clock_ns(CLOCK_REALTIME) / 1000000;
-}
-
-uint64_t human_now_ns(void)
-{
-    return read_clock_ns(CLOCK_MONOTONIC);
-}
-
 void progress_begin(struct progress *p, const char *what, bool wanted)
 {
     bool tty = isatty(STDERR_FILENO) != 0;
     *p = (struct progress){
-        .what = what, .on = wanted || tty, .tty = tty, .start_ns = human_now_ns()};
+        .what = what, .on = wanted || tty, .tty = tty, .start_ns = mm_clock_monotonic_ns()};
 }
 
 void progress_show(struct progress *p, uint64_t done, uint64_t total)
@@ -100,7 +85,7 @@ void progress_show(struct progress *p, uint64_t done, uint64_t total)
     if (!p->on) {
         return;
     }
-    uint64_t now_ns = human_now_ns();
+    uint64_t now_ns = mm_clock_monotonic_ns();
     uint64_t since = p->shown_ns == 0 ? p->start_ns : p->shown_ns;
     uint64_t every = p->shown_ns == 0 ? SECOND_NS : p->tty ? SECOND_NS / 5 : 5 * SECOND_NS;
     if (now_ns - since < every) {

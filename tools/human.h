@@ -19,10 +19,6 @@ const char *human_time(uint64_t ms, char dst[HUMAN_LEN]);
 /* A duration: "3 d 4 h", "5 min 12 s", "0.8 s". */
 const char *human_duration(uint64_t ms, char dst[HUMAN_LEN]);
 
-/* Now, in ms since the epoch; and of a clock that is never set, in ns. */
-uint64_t human_now_ms(void);
-uint64_t human_now_ns(void);
-
 /* A line on standard error that says how far the work is: on a terminal the same line again and
  * again, else, when it is wanted, a line every five seconds. Nothing in the first second. */
 struct progress

@@ -1,5 +1,7 @@
 #include "redrive.h"
 
+#include "interrupt.h"
+#include "mm_clock.h"
 #include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
@@ -8,10 +10,10 @@
 #include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
+#include "mm_thread.h"
 #include "redriven.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,21 +89,6 @@ struct redriver
     uint64_t n_no_payload; /* or no id: cannot be sent */
     uint64_t n_wanted;     /* of opts->ids, found */
 };
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
-}
 
 /* --- telling ------------------------------------------------------------------------------------
  */
@@ -263,10 +250,8 @@ static struct parcel *make_parcel(const struct mm_record *rec,
  * MM_ENOMEM. */
 static int make_message(struct redriver *rd, struct parcel *p, struct mm_kafka_message *m)
 {
-    struct mm_message_source source = {.rec = &p->rec,
-                                       .id = p->id,
-                                       .id_len = strlen(p->id),
-                                       .now_ms = clock_ns(CLOCK_REALTIME) / 1000000};
+    struct mm_message_source source = {
+        .rec = &p->rec, .id = p->id, .id_len = strlen(p->id), .now_ms = mm_clock_realtime_ms()};
     const struct mm_config_route *route = mm_route_find(rd->config, p->rec.topic, p->rec.topic_len);
     int err = mm_message_make(rd->message, rd->config, route, &source, m);
     if (err != 0) {
@@ -356,7 +341,7 @@ static void settle(struct redriver *rd, struct parcel *p, const struct mm_kafka_
         p->state = PARCEL_WAITING; /* it fell with another one */
         return;
     }
-    rd->answer_ns = clock_ns(CLOCK_MONOTONIC);
+    rd->answer_ns = mm_clock_monotonic_ns();
     if (r->class == MM_KAFKA_DELIVERED) {
         p->state = PARCEL_DELIVERED;
         return;
@@ -386,14 +371,12 @@ static bool make_producer(struct redriver *rd)
         .told = &rd->told,
     };
     /* The client's threads inherit the mask: signals are for this thread. */
-    sigset_t all;
     sigset_t before;
     char errstr[512];
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    mm_thread_block_signals(&before);
     int err = mm_kafka_new(&opts, &rd->kafka, errstr, sizeof errstr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    rd->made_ns = clock_ns(CLOCK_MONOTONIC);
+    mm_thread_restore_signals(&before);
+    rd->made_ns = mm_clock_monotonic_ns();
     if (err != 0) {
         fail(rd, errstr);
     }
@@ -498,7 +481,7 @@ static void clear_window(struct redriver *rd)
 
 static void check_patience(struct redriver *rd, uint64_t now_ns)
 {
-    if (interrupted) {
+    if (interrupt_came()) {
         fail(rd, "interrupted");
     } else if (now_ns - rd->answer_ns > rd->opts->timeout_s * SECOND_NS) {
         char why[512];
@@ -512,17 +495,15 @@ static void check_patience(struct redriver *rd, uint64_t now_ns)
 
 static void send_all(struct redriver *rd)
 {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    rd->answer_ns = clock_ns(CLOCK_MONOTONIC);
+    interrupt_catch();
+    rd->answer_ns = mm_clock_monotonic_ns();
     if (!make_producer(rd)) {
         return;
     }
     for (;;) {
         bool idle = rd->n_parcels == 0;
         fill_window(rd);
-        rd->answer_ns = idle ? clock_ns(CLOCK_MONOTONIC) : rd->answer_ns;
+        rd->answer_ns = idle ? mm_clock_monotonic_ns() : rd->answer_ns;
         if (rd->failed || (rd->at_end && rd->n_parcels == 0)) {
             break;
         }
@@ -534,7 +515,7 @@ static void send_all(struct redriver *rd)
         if (rd->failed) {
             break;
         }
-        uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+        uint64_t now_ns = mm_clock_monotonic_ns();
         check_patience(rd, now_ns);
         show_progress(rd, now_ns);
     }
@@ -643,7 +624,7 @@ static void release(struct redriver *rd)
 
 int redrive(struct letters *letters, const struct redrive_options *opts)
 {
-    struct redriver rd = {.opts = opts, .letters = letters, .start_ns = clock_ns(CLOCK_MONOTONIC)};
+    struct redriver rd = {.opts = opts, .letters = letters, .start_ns = mm_clock_monotonic_ns()};
     int result = prepare(&rd);
     if (result == 0) {
         if (opts->dry_run) {

@@ -1,5 +1,6 @@
 /* verify and dump: what needs the records to be read. */
 #include "human.h"
+#include "mm_clock.h"
 #include "mm_error.h"
 #include "mm_filter.h"
 #include "mm_format.h"
@@ -57,7 +58,7 @@ static void print_verdict(const struct verifying *v,
     char seconds[HUMAN_LEN];
     printf("%s record%s good; %s read in %s: ", human_count(sum->n_records, records),
            sum->n_records == 1 ? " is" : "s are", human_bytes(sum->n_bytes, bytes),
-           human_duration((human_now_ns() - v->progress.start_ns) / 1000000, seconds));
+           human_duration((mm_clock_monotonic_ns() - v->progress.start_ns) / 1000000, seconds));
     if (sum->n_damages == 0) {
         puts(good ? "nothing is wrong" : "not all of it could be read");
     } else {

@@ -5,6 +5,8 @@
  * is left of a round then is sent by one that has a single message in each batch, so that the
  * record that Kafka does not want is known and the others are delivered, in order. */
 #include "human.h"
+#include "interrupt.h"
+#include "mm_clock.h"
 #include "mm_contact.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
@@ -13,11 +15,11 @@
 #include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
+#include "mm_thread.h"
 #include "spool_args.h"
 
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,14 +99,6 @@ struct replay
     uint64_t n_damages;
     uint64_t n_dead; /* dead letters, which are not for us */
 };
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
 
 /* --- telling ------------------------------------------------------------------------------------
  */
@@ -314,18 +308,18 @@ static void settle(struct replay *r, struct item *item, const struct mm_kafka_re
             item->state = ITEM_DELIVERED;
             r->n_delivered++;
             r->n_delivered_bytes += report->value_len;
-            r->answer_ns = human_now_ns();
+            r->answer_ns = mm_clock_monotonic_ns();
             break;
         case MM_KAFKA_AGAIN:
             break;
         case MM_KAFKA_SUSPECT:
-            r->answer_ns = human_now_ns();
+            r->answer_ns = mm_clock_monotonic_ns();
             if (r->single) {
                 refuse(r, item, report);
             }
             break;
         case MM_KAFKA_WAIT:
-            r->answer_ns = human_now_ns();
+            r->answer_ns = mm_clock_monotonic_ns();
             refuse(r, item, report);
             break;
     }
@@ -351,13 +345,11 @@ static bool make_producer(struct replay *r, bool single)
                                     .log = r->log,
                                     .told = &r->told};
     /* The client's threads inherit the mask: signals are for this thread. */
-    sigset_t all;
     sigset_t before;
     char errstr[512];
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    mm_thread_block_signals(&before);
     int err = mm_kafka_new(&opts, &r->kafka, errstr, sizeof errstr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    mm_thread_restore_signals(&before);
     r->single = single;
     if (err != 0) {
         fail(r, errstr);
@@ -392,9 +384,9 @@ static bool wait_a_moment(struct replay *r)
     mm_log_drain(r->log, print_line, r);
     mm_inspect_progress(r->reader, &done, &total);
     progress_show(&r->progress, r->before + done, r->total);
-    if (interrupted) {
+    if (interrupt_came()) {
         fail(r, "interrupted");
-    } else if (human_now_ns() - r->answer_ns > r->args->timeout_s * SECOND_NS) {
+    } else if (mm_clock_monotonic_ns() - r->answer_ns > r->args->timeout_s * SECOND_NS) {
         char why[512];
         const char *error = mm_kafka_last_error(r->kafka);
         snprintf(why, sizeof why, "nothing was delivered to %s for %u s%s%s",
@@ -419,8 +411,10 @@ static bool make_message(struct replay *r, struct item *item, struct mm_kafka_me
                             .topic = topic,
                             .payload = topic + item->topic_len,
                             .props = topic + item->topic_len + item->payload_len};
-    struct mm_message_source source = {
-        .rec = &rec, .id = r->bytes + item->id, .id_len = item->id_len, .now_ms = human_now_ms()};
+    struct mm_message_source source = {.rec = &rec,
+                                       .id = r->bytes + item->id,
+                                       .id_len = item->id_len,
+                                       .now_ms = mm_clock_realtime_ms()};
     const struct mm_config_route *route = mm_route_find(r->config, topic, item->topic_len);
     if (mm_message_make(r->message, r->config, route, &source, m) != 0) {
         fail(r, mm_strerror(MM_ENOMEM));
@@ -521,7 +515,7 @@ static void replay_log(struct replay *r, struct mm_inspect *in, const char *name
         return;
     }
     mm_inspect_tell_unread(in, on_damage, r);
-    r->answer_ns = human_now_ns();
+    r->answer_ns = mm_clock_monotonic_ns();
     while (!r->failed && !r->at_end) {
         fill_round(r);
         if (r->args->dry_run) {
@@ -529,7 +523,7 @@ static void replay_log(struct replay *r, struct mm_inspect *in, const char *name
             r->n_delivered_bytes += r->n_bytes;
             continue;
         }
-        r->answer_ns = human_now_ns(); /* reading is not Kafka's time */
+        r->answer_ns = mm_clock_monotonic_ns(); /* reading is not Kafka's time */
         if (r->n_items > 0 && !r->failed) {
             send_round(r);
         }
@@ -600,9 +594,7 @@ static int prepare(struct replay *r)
         fail(r, mm_strerror(MM_ENOMEM));
         return 1;
     }
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    interrupt_catch();
     return 0;
 }
 
@@ -629,7 +621,7 @@ static void summarise(const struct replay *r)
     printf("%s %s record%s (%s) in %s", r->args->dry_run ? "would send" : "delivered",
            human_count(r->n_delivered, n), r->n_delivered == 1 ? "" : "s",
            human_bytes(r->n_delivered_bytes, bytes),
-           human_duration((human_now_ns() - r->progress.start_ns) / 1000000, took));
+           human_duration((mm_clock_monotonic_ns() - r->progress.start_ns) / 1000000, took));
     if (r->n_refused > 0) {
         printf("; %s refused by Kafka", human_count(r->n_refused, n));
     }

@@ -337,121 +337,122 @@ static void test_good_settings(void **state)
 #define USELESS_SASL \
     ": has no effect: expected kafka_security_protocol sasl_plaintext or sasl_ssl, or no "
 
+static const struct
+{
+    const char *pairs[8];
+    const char *lines[4]; /* errors; "@" stands for the test's directory */
+} bad_settings[] = {
+    {{CA}, {"option kafka_tls_ca_file" USELESS_TLS "kafka_tls_ca_file"}},
+    {{"kafka_security_protocol=sasl_plaintext", SCRAM, USER, PASSWORD, CERT, KEY},
+     {"option kafka_tls_cert_file" USELESS_TLS "kafka_tls_cert_file",
+      "option kafka_tls_key_file" USELESS_TLS "kafka_tls_key_file"}},
+    {{TLS, CERT}, {"option kafka_tls_cert_file: expected kafka_tls_key_file beside it"}},
+    {{TLS, KEY}, {"option kafka_tls_key_file: expected kafka_tls_cert_file beside it"}},
+    {{TLS, "kafka_tls_key_password=" SECRET},
+     {"option kafka_tls_key_password: has no effect: expected kafka_tls_key_file, or no "
+      "kafka_tls_key_password"}},
+    {{TLS, CERT, "kafka_tls_key_file=@encrypted"},
+     {"option kafka_tls_key_file: \"@/encrypted\" is encrypted: expected "
+      "kafka_tls_key_password or kafka_tls_key_password_file beside it"}},
+    {{TLS, CERT, KEY, "kafka_tls_key_password=" SECRET, "kafka_tls_key_password_file=@secret"},
+     {"option kafka_tls_key_password: given twice, here and in kafka_tls_key_password_file; "
+      "expected one of them"}},
+    {{TLS, "kafka_tls_ca_file=@absent"},
+     {"option kafka_tls_ca_file: \"@/absent\" is not valid: it cannot be opened: No such file "
+      "or directory; expected the absolute path of a PEM file with a certificate"}},
+    {{TLS, "kafka_tls_ca_file=@key"},
+     {"option kafka_tls_ca_file: \"@/key\" is not valid: it has no PEM block \"BEGIN "
+      "CERTIFICATE\"; expected the absolute path of a PEM file with a certificate"}},
+    {{TLS, "kafka_tls_ca_file=ca.crt"},
+     {"option kafka_tls_ca_file: \"ca.crt\" is not valid: it is relative; expected the "
+      "absolute "
+      "path of a PEM file with a certificate"}},
+    {{TLS, CERT, "kafka_tls_key_file=@cert"},
+     {"option kafka_tls_key_file: \"@/cert\" is not valid: it has no PEM block \"BEGIN PRIVATE "
+      "KEY\"; expected the absolute path of a PEM file with a private key"}},
+    {{"kafka_security_protocol=tls"},
+     {"option kafka_security_protocol: \"tls\" is not valid: expected plaintext, ssl, "
+      "sasl_plaintext or sasl_ssl"}},
+    {{"kafka_security_protocol=tls", CA, PLAIN},
+     {"option kafka_security_protocol: \"tls\" is not valid: expected plaintext, ssl, "
+      "sasl_plaintext or sasl_ssl"}},
+    {{TLS, "kafka_tls_verify_hostname=maybe"},
+     {"option kafka_tls_verify_hostname: \"maybe\" is not valid: expected true or false"}},
+    {{TLS, PLAIN, USER, PASSWORD},
+     {"option kafka_sasl_mechanism" USELESS_SASL "kafka_sasl_mechanism",
+      "option kafka_sasl_username" USELESS_SASL "kafka_sasl_username",
+      "option kafka_sasl_password" USELESS_SASL "kafka_sasl_password"}},
+    {{SASL}, {"option kafka_security_protocol: expected kafka_sasl_mechanism beside it"}},
+    {{SASL, "kafka_sasl_mechanism=SCRAM", USER, PASSWORD},
+     {"option kafka_sasl_mechanism: \"SCRAM\" is not valid: expected PLAIN, SCRAM-SHA-256, "
+      "SCRAM-SHA-512, OAUTHBEARER or GSSAPI"}},
+    {{SASL, PLAIN},
+     {"option kafka_sasl_mechanism: expected kafka_sasl_username beside it",
+      "option kafka_sasl_mechanism: expected kafka_sasl_password or kafka_sasl_password_file "
+      "beside it"}},
+    {{SASL, PLAIN, USER, PASSWORD, PASSWORD_FILE},
+     {"option kafka_sasl_password: given twice, here and in kafka_sasl_password_file; expected "
+      "one of them"}},
+    {{SASL, PLAIN, USER, "kafka_sasl_password="},
+     {"option kafka_sasl_password: \"***\" is not valid: it is empty; expected 1 to 1024 bytes "
+      "without control characters"}},
+    {{SASL, PLAIN, USER, "kafka_sasl_password=" SECRET "\t" SECRET},
+     {"option kafka_sasl_password: \"***\" is not valid: it has a control character; expected "
+      "1 to 1024 bytes without control characters"}},
+    {{SASL, PLAIN, USER, PASSWORD, PASSWORD}, {"option kafka_sasl_password: given twice"}},
+    {{SASL, PLAIN, USER, "kafka_sasl_password_file=@empty"},
+     {"option kafka_sasl_password_file: \"@/empty\" is not valid: it is empty; expected the "
+      "absolute path of a file of one line"}},
+    {{SASL, PLAIN, USER, PASSWORD, "kafka_oauth_scope=x"},
+     {"option kafka_oauth_scope: has no effect: expected kafka_sasl_mechanism OAUTHBEARER, or "
+      "no kafka_oauth_scope"}},
+    {{SASL, PLAIN, USER, PASSWORD, "kafka_kerberos_principal=x"},
+     {"option kafka_kerberos_principal: has no effect: expected kafka_sasl_mechanism GSSAPI, "
+      "or no kafka_kerberos_principal"}},
+    {{SASL, OAUTH},
+     {"option kafka_sasl_mechanism: expected kafka_oauth_token_endpoint_url beside it",
+      "option kafka_sasl_mechanism: expected kafka_oauth_client_id beside it",
+      "option kafka_sasl_mechanism: expected kafka_oauth_client_secret or "
+      "kafka_oauth_client_secret_file beside it"}},
+    {{SASL, OAUTH, "kafka_oauth_token_endpoint_url=id.example.test", CLIENT, CLIENT_SECRET},
+     {"option kafka_oauth_token_endpoint_url: \"id.example.test\" is not valid: expected an "
+      "address that begins with http:// or https://"}},
+    {{SASL, OAUTH, URL, CLIENT, CLIENT_SECRET, USER},
+     {"option kafka_sasl_username: has no effect: expected kafka_sasl_mechanism PLAIN, "
+      "SCRAM-SHA-256 or SCRAM-SHA-512, or no kafka_sasl_username"}},
+    {{SASL, GSSAPI},
+     {"option kafka_sasl_mechanism: expected kafka_kerberos_keytab beside it",
+      "option kafka_sasl_mechanism: expected kafka_kerberos_principal beside it"}},
+    {{TLS, CA, "rdkafka.ssl.ca.location=/x"},
+     {"option kafka_tls_ca_file: given twice, here and as rdkafka.ssl.ca.location; expected "
+      "one "
+      "of them"}},
+    {{SASL, PLAIN, USER, PASSWORD_FILE, "rdkafka.sasl.password=" SECRET},
+     {"option kafka_sasl_password_file: given twice, here and as rdkafka.sasl.password; "
+      "expected one of them"}},
+    {{TLS, "rdkafka.security.protocol=ssl"},
+     {"option kafka_security_protocol: given twice, here and as rdkafka.security.protocol; "
+      "expected one of them"}},
+    {{"kafka_linger_ms=1", "rdkafka.queue.buffering.max.ms=1"},
+     {"option kafka_linger_ms: given twice, here and as rdkafka.queue.buffering.max.ms; "
+      "expected one of them"}},
+    {{"kafka_linger_ms=1001"},
+     {"option kafka_linger_ms: \"1001\" is not valid: expected a whole number of milliseconds "
+      "from 0 to 1000"}},
+    {{"kafka_compression=bzip2"},
+     {"option kafka_compression: \"bzip2\" is not valid: expected none, gzip, snappy, lz4 or "
+      "zstd"}},
+    {{"kafka_partitioner=random"},
+     {"option kafka_partitioner: \"random\" is not valid: expected murmur2_random, murmur2, "
+      "consistent_random, consistent, fnv1a_random or fnv1a"}},
+};
+
 static void test_bad_settings(void **state)
 {
     (void)state;
-    static const struct
-    {
-        const char *pairs[8];
-        const char *lines[4]; /* errors; "@" stands for the test's directory */
-    } cases[] = {
-        {{CA}, {"option kafka_tls_ca_file" USELESS_TLS "kafka_tls_ca_file"}},
-        {{"kafka_security_protocol=sasl_plaintext", SCRAM, USER, PASSWORD, CERT, KEY},
-         {"option kafka_tls_cert_file" USELESS_TLS "kafka_tls_cert_file",
-          "option kafka_tls_key_file" USELESS_TLS "kafka_tls_key_file"}},
-        {{TLS, CERT}, {"option kafka_tls_cert_file: expected kafka_tls_key_file beside it"}},
-        {{TLS, KEY}, {"option kafka_tls_key_file: expected kafka_tls_cert_file beside it"}},
-        {{TLS, "kafka_tls_key_password=" SECRET},
-         {"option kafka_tls_key_password: has no effect: expected kafka_tls_key_file, or no "
-          "kafka_tls_key_password"}},
-        {{TLS, CERT, "kafka_tls_key_file=@encrypted"},
-         {"option kafka_tls_key_file: \"@/encrypted\" is encrypted: expected "
-          "kafka_tls_key_password or kafka_tls_key_password_file beside it"}},
-        {{TLS, CERT, KEY, "kafka_tls_key_password=" SECRET, "kafka_tls_key_password_file=@secret"},
-         {"option kafka_tls_key_password: given twice, here and in kafka_tls_key_password_file; "
-          "expected one of them"}},
-        {{TLS, "kafka_tls_ca_file=@absent"},
-         {"option kafka_tls_ca_file: \"@/absent\" is not valid: it cannot be opened: No such file "
-          "or directory; expected the absolute path of a PEM file with a certificate"}},
-        {{TLS, "kafka_tls_ca_file=@key"},
-         {"option kafka_tls_ca_file: \"@/key\" is not valid: it has no PEM block \"BEGIN "
-          "CERTIFICATE\"; expected the absolute path of a PEM file with a certificate"}},
-        {{TLS, "kafka_tls_ca_file=ca.crt"},
-         {"option kafka_tls_ca_file: \"ca.crt\" is not valid: it is relative; expected the "
-          "absolute "
-          "path of a PEM file with a certificate"}},
-        {{TLS, CERT, "kafka_tls_key_file=@cert"},
-         {"option kafka_tls_key_file: \"@/cert\" is not valid: it has no PEM block \"BEGIN PRIVATE "
-          "KEY\"; expected the absolute path of a PEM file with a private key"}},
-        {{"kafka_security_protocol=tls"},
-         {"option kafka_security_protocol: \"tls\" is not valid: expected plaintext, ssl, "
-          "sasl_plaintext or sasl_ssl"}},
-        {{"kafka_security_protocol=tls", CA, PLAIN},
-         {"option kafka_security_protocol: \"tls\" is not valid: expected plaintext, ssl, "
-          "sasl_plaintext or sasl_ssl"}},
-        {{TLS, "kafka_tls_verify_hostname=maybe"},
-         {"option kafka_tls_verify_hostname: \"maybe\" is not valid: expected true or false"}},
-        {{TLS, PLAIN, USER, PASSWORD},
-         {"option kafka_sasl_mechanism" USELESS_SASL "kafka_sasl_mechanism",
-          "option kafka_sasl_username" USELESS_SASL "kafka_sasl_username",
-          "option kafka_sasl_password" USELESS_SASL "kafka_sasl_password"}},
-        {{SASL}, {"option kafka_security_protocol: expected kafka_sasl_mechanism beside it"}},
-        {{SASL, "kafka_sasl_mechanism=SCRAM", USER, PASSWORD},
-         {"option kafka_sasl_mechanism: \"SCRAM\" is not valid: expected PLAIN, SCRAM-SHA-256, "
-          "SCRAM-SHA-512, OAUTHBEARER or GSSAPI"}},
-        {{SASL, PLAIN},
-         {"option kafka_sasl_mechanism: expected kafka_sasl_username beside it",
-          "option kafka_sasl_mechanism: expected kafka_sasl_password or kafka_sasl_password_file "
-          "beside it"}},
-        {{SASL, PLAIN, USER, PASSWORD, PASSWORD_FILE},
-         {"option kafka_sasl_password: given twice, here and in kafka_sasl_password_file; expected "
-          "one of them"}},
-        {{SASL, PLAIN, USER, "kafka_sasl_password="},
-         {"option kafka_sasl_password: \"***\" is not valid: it is empty; expected 1 to 1024 bytes "
-          "without control characters"}},
-        {{SASL, PLAIN, USER, "kafka_sasl_password=" SECRET "\t" SECRET},
-         {"option kafka_sasl_password: \"***\" is not valid: it has a control character; expected "
-          "1 to 1024 bytes without control characters"}},
-        {{SASL, PLAIN, USER, PASSWORD, PASSWORD}, {"option kafka_sasl_password: given twice"}},
-        {{SASL, PLAIN, USER, "kafka_sasl_password_file=@empty"},
-         {"option kafka_sasl_password_file: \"@/empty\" is not valid: it is empty; expected the "
-          "absolute path of a file of one line"}},
-        {{SASL, PLAIN, USER, PASSWORD, "kafka_oauth_scope=x"},
-         {"option kafka_oauth_scope: has no effect: expected kafka_sasl_mechanism OAUTHBEARER, or "
-          "no kafka_oauth_scope"}},
-        {{SASL, PLAIN, USER, PASSWORD, "kafka_kerberos_principal=x"},
-         {"option kafka_kerberos_principal: has no effect: expected kafka_sasl_mechanism GSSAPI, "
-          "or no kafka_kerberos_principal"}},
-        {{SASL, OAUTH},
-         {"option kafka_sasl_mechanism: expected kafka_oauth_token_endpoint_url beside it",
-          "option kafka_sasl_mechanism: expected kafka_oauth_client_id beside it",
-          "option kafka_sasl_mechanism: expected kafka_oauth_client_secret or "
-          "kafka_oauth_client_secret_file beside it"}},
-        {{SASL, OAUTH, "kafka_oauth_token_endpoint_url=id.example.test", CLIENT, CLIENT_SECRET},
-         {"option kafka_oauth_token_endpoint_url: \"id.example.test\" is not valid: expected an "
-          "address that begins with http:// or https://"}},
-        {{SASL, OAUTH, URL, CLIENT, CLIENT_SECRET, USER},
-         {"option kafka_sasl_username: has no effect: expected kafka_sasl_mechanism PLAIN, "
-          "SCRAM-SHA-256 or SCRAM-SHA-512, or no kafka_sasl_username"}},
-        {{SASL, GSSAPI},
-         {"option kafka_sasl_mechanism: expected kafka_kerberos_keytab beside it",
-          "option kafka_sasl_mechanism: expected kafka_kerberos_principal beside it"}},
-        {{TLS, CA, "rdkafka.ssl.ca.location=/x"},
-         {"option kafka_tls_ca_file: given twice, here and as rdkafka.ssl.ca.location; expected "
-          "one "
-          "of them"}},
-        {{SASL, PLAIN, USER, PASSWORD_FILE, "rdkafka.sasl.password=" SECRET},
-         {"option kafka_sasl_password_file: given twice, here and as rdkafka.sasl.password; "
-          "expected one of them"}},
-        {{TLS, "rdkafka.security.protocol=ssl"},
-         {"option kafka_security_protocol: given twice, here and as rdkafka.security.protocol; "
-          "expected one of them"}},
-        {{"kafka_linger_ms=1", "rdkafka.queue.buffering.max.ms=1"},
-         {"option kafka_linger_ms: given twice, here and as rdkafka.queue.buffering.max.ms; "
-          "expected one of them"}},
-        {{"kafka_linger_ms=1001"},
-         {"option kafka_linger_ms: \"1001\" is not valid: expected a whole number of milliseconds "
-          "from 0 to 1000"}},
-        {{"kafka_compression=bzip2"},
-         {"option kafka_compression: \"bzip2\" is not valid: expected none, gzip, snappy, lz4 or "
-          "zstd"}},
-        {{"kafka_partitioner=random"},
-         {"option kafka_partitioner: \"random\" is not valid: expected murmur2_random, murmur2, "
-          "consistent_random, consistent, fnv1a_random or fnv1a"}},
-    };
-    for (size_t i = 0; i < LEN_OF(cases); i++) {
+    for (size_t i = 0; i < LEN_OF(bad_settings); i++) {
         struct run run;
-        start_run(&run, cases[i].pairs);
+        start_run(&run, bad_settings[i].pairs);
         assert_int_equal(run.rc, MM_EINVAL);
         size_t n_errors = 0;
         for (size_t k = 0; k < run.n_lines; k++) {
@@ -459,7 +460,8 @@ static void test_bad_settings(void **state)
                 continue;
             }
             char expected[MM_LOG_LINE_LEN] = "";
-            const char *line = n_errors < LEN_OF(cases[i].lines) ? cases[i].lines[n_errors] : NULL;
+            const char *line =
+                n_errors < LEN_OF(bad_settings[i].lines) ? bad_settings[i].lines[n_errors] : NULL;
             const char *mark = line != NULL ? strchr(line, '@') : NULL;
             if (mark != NULL) {
                 snprintf(expected, sizeof expected, "%.*s%s%s", (int)(mark - line), line, directory,
@@ -470,7 +472,8 @@ static void test_bad_settings(void **state)
             assert_string_equal(run.lines[k], expected);
             n_errors++;
         }
-        assert_true(n_errors == LEN_OF(cases[i].lines) || cases[i].lines[n_errors] == NULL);
+        assert_true(n_errors == LEN_OF(bad_settings[i].lines) ||
+                    bad_settings[i].lines[n_errors] == NULL);
     }
 }
 
