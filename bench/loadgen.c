@@ -10,8 +10,9 @@
  * plus i / rate, and its latency counts from then on, not from when it could be written: a broker
  * that stands still makes all the messages late that were due meanwhile.
  *
- * A payload begins with the time at which it was due, or at full speed made, as 20 decimal digits:
- * CLOCK_MONOTONIC in ns. A payload too short for that has none. */
+ * The time at the beginning of a payload (payload.h) is when it was due, or at full speed made. */
+#include "payload.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -35,8 +36,6 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 
-#define STAMP_LEN 20
-#define TOPIC_DIGITS 6
 #define PREFIX_MAX_LEN 200
 #define PAYLOAD_MAX_LEN ((size_t)1024 * 1024)
 #define CONNECTIONS_MAX 20000
@@ -70,8 +69,16 @@ struct settings
     uint32_t window;
     uint32_t payload_len;
     uint32_t timeout_s; /* without any progress */
+    uint32_t watched;   /* a process whose CPU time is told; 0: none */
     uint8_t qos;
     const char *prefix; /* of the topics */
+};
+
+/* CPU time of a process since it began, ns. */
+struct cpu
+{
+    uint64_t main;    /* of its first thread */
+    uint64_t process; /* of all, those that have ended included */
 };
 
 struct connection
@@ -113,6 +120,10 @@ struct load
     size_t payload_at;
 
     uint32_t *latencies_us; /* one for each message finished; when paced and QoS >= 1 */
+
+    /* Of the watched process, without what it did to connect and disconnect us. */
+    struct cpu cpu_start;
+    struct cpu cpu_end;
 };
 
 static void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -144,17 +155,35 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
+/* The scheduler's own account, to the ns: utime and stime of .../stat are in steps of 10 ms. */
+static struct cpu cpu_of(uint32_t pid)
+{
+    struct cpu cpu = {0};
+    if (pid == 0) {
+        return cpu;
+    }
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%" PRIu32 "/task/%" PRIu32 "/schedstat", pid, pid);
+    FILE *f = fopen(path, "r");
+    char text[64] = "";
+    if (f == NULL || fgets(text, sizeof text, f) == NULL) {
+        die("--watch %" PRIu32 ": %s: %s", pid, path, strerror(errno));
+    }
+    fclose(f);
+    char *end;
+    cpu.main = strtoull(text, &end, 10);
+    struct timespec ts;
+    clockid_t clock;
+    if (end == text || clock_getcpuclockid((pid_t)pid, &clock) != 0 ||
+        clock_gettime(clock, &ts) != 0) {
+        die("--watch %" PRIu32 ": there is no such account", pid);
+    }
+    cpu.process = (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+    return cpu;
+}
+
 /* --- packets ------------------------------------------------------------------------------------
  */
-
-/* Write value right-aligned as decimal digits, zeros in front. */
-static void put_digits(uint8_t *dst, size_t n_digits, uint64_t value)
-{
-    for (size_t i = n_digits; i > 0; i--) {
-        dst[i - 1] = (uint8_t)('0' + value % 10);
-        value /= 10;
-    }
-}
 
 static void put_u16(uint8_t *dst, uint32_t value)
 {
@@ -192,13 +221,7 @@ static void make_packet(struct load *l)
     l->payload_at = l->id_at + (s->qos > 0 ? 2 : 0);
     l->packet_len = l->payload_at + s->payload_len;
     put_digits(l->packet + l->topic_at, TOPIC_DIGITS, 0);
-    /* Neither constant nor random: what a compressor makes of it is about what it makes of
-     * telemetry. */
-    uint32_t state = 1;
-    for (size_t i = 0; i < s->payload_len; i++) {
-        state = state * 1664525 + 1013904223;
-        l->packet[l->payload_at + i] = (uint8_t)("0123456789.,-\":{}eE abcdefghiklmn"[state >> 27]);
-    }
+    make_payload(l->packet + l->payload_at, s->payload_len);
 }
 
 static void append_small(struct load *l, struct connection *c, uint8_t type, const uint8_t *id)
@@ -547,6 +570,7 @@ static void add_timer(struct load *l)
 /* Publish everything. Returns the time at which the broker had handled it all. */
 static uint64_t run(struct load *l)
 {
+    l->cpu_start = cpu_of(l->set.watched);
     l->start_ns = now_ns();
     for (uint32_t i = 0; i < l->set.n_connections; i++) {
         if (l->connections[i].next >= l->set.n_messages) {
@@ -561,7 +585,9 @@ static uint64_t run(struct load *l)
     while (l->n_done < l->set.n_connections) {
         turn(l);
     }
-    return now_ns();
+    uint64_t end_ns = now_ns();
+    l->cpu_end = cpu_of(l->set.watched);
+    return end_ns;
 }
 
 static void start(struct load *l)
@@ -654,6 +680,11 @@ static void print_report(struct load *l, uint64_t end_ns)
                quantile(l->latencies_us, l->n_finished, 999),
                quantile(l->latencies_us, l->n_finished, 1000));
     }
+    if (l->set.watched != 0) {
+        printf(", \"watched\": {\"start\": {\"main_ns\": %" PRIu64 ", \"process_ns\": %" PRIu64
+               "}, \"end\": {\"main_ns\": %" PRIu64 ", \"process_ns\": %" PRIu64 "}}",
+               l->cpu_start.main, l->cpu_start.process, l->cpu_end.main, l->cpu_end.process);
+    }
     puts("}");
 }
 
@@ -676,6 +707,7 @@ static const char usage_text[] =
     "  --rate N          messages a second over all connections; with QoS 1 and 2 the latency is\n"
     "                    measured, in microseconds from when a message is due to its end\n"
     "                    (0: as fast as the broker takes them)\n"
+    "  --watch PID       tell the CPU time of this process at the beginning and at the end\n"
     "  --timeout S       give up when nothing moves for S seconds (60)\n";
 
 static uint64_t parse_number(const char *name, const char *text, uint64_t min, uint64_t max)
@@ -710,6 +742,7 @@ enum {
     OPT_WINDOW,
     OPT_RATE,
     OPT_TIMEOUT,
+    OPT_WATCH,
     N_NUMBER_OPTIONS,
     OPT_ADDRESS = N_NUMBER_OPTIONS,
     OPT_PREFIX,
@@ -744,6 +777,7 @@ static void apply(struct settings *s, const struct number_option *numbers, const
     s->window = (uint32_t)numbers[OPT_WINDOW].value;
     s->rate = numbers[OPT_RATE].value;
     s->timeout_s = (uint32_t)numbers[OPT_TIMEOUT].value;
+    s->watched = (uint32_t)numbers[OPT_WATCH].value;
 }
 
 static void parse_command_line(int argc, char **argv, struct settings *s)
@@ -758,6 +792,7 @@ static void parse_command_line(int argc, char **argv, struct settings *s)
         [OPT_WINDOW] = {"window", 1, WINDOW_MAX, 100},
         [OPT_RATE] = {"rate", 0, 10000000, 0},
         [OPT_TIMEOUT] = {"timeout", 1, 86400, 60},
+        [OPT_WATCH] = {"watch", 0, INT32_MAX, 0},
     };
     struct option options[N_OPTIONS + 1] = {
         [OPT_ADDRESS] = {"address", required_argument, NULL, OPT_ADDRESS},
