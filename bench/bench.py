@@ -112,21 +112,29 @@ def measure(argv: list[str]) -> int:
             for case in contest.cases:
                 print(f"{contest.group}: {case}")
         return 0
-    before = Results.read(arguments.json) if arguments.add and arguments.json.exists() else None
+    before = Results.read(arguments.json) if arguments.add and arguments.json.exists() else Results()
+    n_kept = 0
+
+    def keep(results: Results) -> None:
+        nonlocal n_kept
+        if arguments.json:
+            before.merged(results).write(arguments.json)
+            n_kept += 1
 
     # Only now: what follows needs what the tests need.
     sys.path.insert(0, str(_ROOT / "test" / "integration"))
     from run import run
 
-    results = run(arguments, the_plan, contests)
+    results = run(arguments, the_plan, contests, keep)
     if results is None:
+        # Nor do the rounds before that count.
+        if n_kept and before.cells:
+            before.write(arguments.json)
+        elif n_kept:
+            arguments.json.unlink()
         return 1
     print("\n" + report.report(results))
     if arguments.json:
-        if before is not None:
-            before.merge(results)
-            results = before
-        results.write(arguments.json)
         print(f"\nall figures: {arguments.json}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,11 +88,11 @@ class Results:
             for turns in rounds
         ]
 
-    def merge(self, other: Results) -> None:
-        """Take over what another run has measured. Its rows come in the place of rows of the same name."""
+    def merged(self, other: Results) -> Results:
+        """With what another run has measured: its rows come in the place of rows of the same name."""
         rows = set(other.rows())
-        self.cells = {cell: rounds for cell, rounds in self.cells.items() if cell[0] not in rows} | other.cells
-        self.about = other.about
+        kept = {cell: rounds for cell, rounds in self.cells.items() if cell[0] not in rows}
+        return Results(other.about, kept | other.cells)
 
     def write(self, path: Path) -> None:
         head = json.dumps({"schema": SCHEMA, "about": self.about}, indent=1)[:-2]
@@ -99,7 +100,9 @@ class Results:
             json.dumps({"row": row, "variant": variant, "rounds": _rounded(rounds)})
             for (row, variant), rounds in self.cells.items()
         ]
-        path.write_text(f'{head},\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n")
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_text(f'{head},\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n")
+        os.replace(fresh, path)
 
     @staticmethod
     def read(path: Path) -> Results:

@@ -7,11 +7,12 @@ import contextlib
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from plan import BARE, KAFKA, Case, Contest, Kind, Load, Plan, Way
 from results import Results
 
 T = TypeVar("T")
+Keep = Callable[[Results], None]  # is given what there is, after each round
 
 _KAFKA_PROPERTIES = {"log.segment.delete.delay.ms": "1000"}
 _WARM_UP = Load(qos=0, n=300_000)  # of Kafka
@@ -115,7 +117,7 @@ def calibrated(bench: Bench, contests: list[Contest]) -> list[Contest]:
     ]
 
 
-def run_rounds(bench: Bench, contests: list[Contest], results: Results) -> None:
+def run_rounds(bench: Bench, contests: list[Contest], results: Results, keep: Keep) -> None:
     begin = time.monotonic()
     for number in range(bench.plan.rounds):
         for contest in contests:
@@ -125,9 +127,17 @@ def run_rounds(bench: Bench, contests: list[Contest], results: Results) -> None:
                 f"round {number + 1} of {bench.plan.rounds}, {time.monotonic() - begin:.0f} s: "
                 f"{contest.group}, {contest.cases[0].row} ..."
             )
-    # In the order of the plan, whoever began.
-    order = [(case.row, case.variant) for contest in contests for case in contest.cases]
-    results.cells = {cell: results.cells[cell] for cell in order}
+        # In the order of the plan, whoever began.
+        order = [(case.row, case.variant) for contest in contests for case in contest.cases]
+        results.cells = {cell: results.cells[cell] for cell in order}
+        results.about["rounds"] = number + 1
+        _note_build(bench, results)
+        keep(results)
+
+
+def _note_build(bench: Bench, results: Results) -> None:
+    info = bench.build_info
+    results.about["plugin"] = f"{info.get('version')} (librdkafka {info.get('librdkafka')})"
 
 
 # --- what it is measured on --------------------------------------------------------------------------------------
@@ -184,7 +194,9 @@ def _kafka(address: str | None, work: Path) -> Iterator[Cluster]:
         node.close()
 
 
-def _measure(arguments: argparse.Namespace, plan: Plan, contests: list[Contest], work: Path) -> Results:
+def _measure(
+    arguments: argparse.Namespace, plan: Plan, contests: list[Contest], keep: Keep, work: Path
+) -> Results:
     options = [(name, value) for name, _, value in (option.partition("=") for option in arguments.option)]
     results = Results(describe(plan, arguments, work))
     with _kafka(arguments.kafka, work) as kafka:
@@ -193,13 +205,11 @@ def _measure(arguments: argparse.Namespace, plan: Plan, contests: list[Contest],
         if not arguments.tiny:
             # Let the JVM compile what it will need, or the first round pays for it.
             full_speed(bench, Case("warm-up", KAFKA, Kind.KAFKA, _WARM_UP))
-        run_rounds(bench, contests, results)
-    info = bench.build_info
-    results.about["plugin"] = f"{info.get('version')} (librdkafka {info.get('librdkafka')})"
+        run_rounds(bench, contests, results, keep)
     return results
 
 
-def run(arguments: argparse.Namespace, plan: Plan, contests: list[Contest]) -> Results | None:
+def run(arguments: argparse.Namespace, plan: Plan, contests: list[Contest], keep: Keep) -> Results | None:
     """All of it. None: no figure of this build counts, and why is told."""
     if arguments.mosquitto21:
         os.environ["MM_TEST_MOSQUITTO"] = mosquitto21_binary()
@@ -207,13 +217,14 @@ def run(arguments: argparse.Namespace, plan: Plan, contests: list[Contest]) -> R
         tell("MM_TEST_PRELOAD names a sanitizer, whose speed says nothing")
         return None
     plugin_file()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clean up
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for the broker, which inherits it
     if not arguments.tiny:
         _warn_of_company()
     with tempfile.TemporaryDirectory(prefix="metamorphosis-bench-", dir=arguments.work) as work:
         try:
-            return _measure(arguments, plan, contests, Path(work))
+            return _measure(arguments, plan, contests, keep, Path(work))
         except (BrokenRun, AssertionError) as problem:
             tell(f"FAILED: {problem}")
             return None

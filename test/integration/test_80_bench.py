@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.kafka import Cluster
+from harness.wait import wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BENCH = _ROOT / "bench"
@@ -234,6 +236,21 @@ def test_pieces_make_a_whole(kafka: Cluster, tmp_path: Path) -> None:
     assert len(both) == 4 and first.items() <= both.items()
     again = rows_after("100 msg/s")
     assert sorted(again) == sorted(both) and again["100 msg/s, bare"] != first["100 msg/s, bare"]
+
+
+def test_what_is_ended_early_keeps_its_rounds(kafka: Cluster, tmp_path: Path) -> None:
+    """SIGTERM in the middle of many rounds: those that are over are in the file, and nothing is left behind."""
+    file, work = tmp_path / "results.json", tmp_path / "work"
+    work.mkdir()
+    argv = [sys.executable, _BENCH / "bench.py", "--tiny", "--rounds", 1000, "--only", "latency", "--row", "100 msg/s",
+            "--kafka", kafka.bootstrap, "--work", work, "--json", file]  # fmt: skip
+    process = subprocess.Popen([str(part) for part in argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: file.exists() and "puback_p50_ms" in file.read_text(), 60, "a round is over")
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    shown = _bench("show", file)
+    assert shown.returncode == 0 and "100 msg/s" in shown.stdout, shown.stderr
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.parametrize(
