@@ -125,9 +125,9 @@ if(MM_RDKAFKA STREQUAL system)
     # More than its symbols ask for.
     string(APPEND CPACK_DEBIAN_PACKAGE_DEPENDS ", librdkafka1 (>= 2.0.2)")
 endif()
-# The authorities that the system trusts; kinit, for Kerberos.
+# The authorities that the system trusts; kinit and the module of SASL, for Kerberos.
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS ca-certificates)
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS krb5-user)
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "krb5-user, libsasl2-modules-gssapi-mit")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
     ${package_dir}/control/conffiles ${package_dir}/control/postinst ${package_dir}/control/prerm

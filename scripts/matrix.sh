@@ -93,8 +93,9 @@ prepare_system() {
         in_chroot "$system" apt-get -q update >"$log" 2>&1
     fi
     in_chroot "$system" --bind "$root/build/packages:/packages" sh -c '
-        apt-get -q -y install /packages/'"$1"'/metamorphosis_*.deb &&
-        apt-get -q -s install --reinstall --allow-downgrades /packages/'$oldest'/metamorphosis_*.deb' >>"$log" 2>&1 ||
+        apt-get -q -y install "$@" /packages/'"$1"'/metamorphosis_*.deb &&
+        apt-get -q -s install --reinstall --allow-downgrades /packages/'$oldest'/metamorphosis_*.deb' \
+        sh "${packages_broker[@]}" >>"$log" 2>&1 ||
         { tail -n 20 "$log" >&2 && die "the package cannot be installed on Debian $1"; }
 }
 

@@ -42,8 +42,10 @@ int main(int argc, char **argv)
     if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) != 0) {
         return fail("a mount namespace");
     }
-    /* The loader's list of libraries goes with /usr. */
-    if (take(argv[1], "/usr") != 0 || take(argv[1], "/etc/ld.so.cache") != 0) {
+    /* The loader's list of libraries goes with /usr, and so do the links by which Debian chooses
+     * programs in there: kinit is one from Debian 13 on. */
+    if (take(argv[1], "/usr") != 0 || take(argv[1], "/etc/ld.so.cache") != 0 ||
+        take(argv[1], "/etc/alternatives") != 0) {
         return fail(argv[1]);
     }
     execv(argv[2], argv + 2);
