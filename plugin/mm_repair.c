@@ -35,7 +35,8 @@ struct findings
     uint64_t n_damages;  /* places without sound records */
     uint64_t first_lost; /* the numbers lost by them; 0: none, or not known */
     uint64_t last_lost;
-    bool tail; /* the last of these places is behind the last sound record */
+    bool tail;    /* the last of these places is behind the last sound record */
+    int unopened; /* errno, where the file could not be opened; 0: it could */
 };
 
 /* --- telling ------------------------------------------------------------------------------------
@@ -204,6 +205,11 @@ static void on_damage(void *arg, const struct mm_inspect_damage *d)
             l->found.n_damages++;
             break;
         case MM_INSPECT_UNREADABLE:
+            if (d->offset == 0) { /* the file as a whole, and not a place of the disk */
+                l->found.unopened = errno;
+            }
+            l->found.n_damages++;
+            break;
         case MM_INSPECT_SEAL_WRONG:
             l->found.n_damages++;
             break;
@@ -354,6 +360,11 @@ static int fill_copy(struct repair *r,
     int err = copy_records(r, i, c);
     if (err != 0) {
         return err;
+    }
+    if (c->seal.n_records != f->n_good) {
+        /* It gave more when it was looked at, or less: the old file stays until it can be read. */
+        errno = EIO;
+        return MM_EIO;
     }
     struct mm_layout_header h = seg->header;
     h.file = file;
@@ -541,7 +552,10 @@ static int mend(struct repair *r)
         if (err != 0) {
             return err;
         }
-        if (found.n_damages > 0 && r->opts->rewrite) {
+        if (found.unopened != 0) {
+            errno = found.unopened;
+            act(r, seg->name, MM_EIO, "the file cannot be opened: left as it is");
+        } else if (found.n_damages > 0 && r->opts->rewrite) {
             rewrite(r, i, &found, file++);
         }
     }

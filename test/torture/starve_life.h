@@ -1,0 +1,32 @@
+/* starve_life.h - the lives that are lived while something fails.
+ *
+ * A life does with a part of the plugin all that the plugin does with it, and takes each error as
+ * the part's header says it. What it was promised it notes; afterwards, when nothing fails any
+ * more, that must hold. */
+#ifndef STARVE_LIFE_H
+#define STARVE_LIFE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct starve_life
+{
+    const char *name;
+    bool is_slow;          /* takes as much as a second: the short form tries some of the faults */
+    void (*prepare)(void); /* NULL: nothing */
+    void (*live)(void);
+    void (*verify)(void); /* NULL: nothing */
+};
+
+extern const struct starve_life starve_parts[]; /* starve_parts.c; ends with .name NULL */
+extern const struct starve_life starve_whole[]; /* starve_whole.c */
+
+/* Where files can be made; removed at the end. */
+extern char starve_dir[256];
+
+/* A promise: when it does not hold, the test tells where it is, and ends. */
+#define CHECK(condition) starve_check(condition, #condition, __FILE__, __LINE__)
+void starve_check(bool condition, const char *text, const char *file, int line);
+
+#endif
