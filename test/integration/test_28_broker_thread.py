@@ -54,6 +54,7 @@ def test_no_system_call_for_a_message(
         options["spool_dir"] = str(tmp_path / "spool")
     with_plugin = _calls(make_broker(options).start())
     without = _calls(make_broker(plugin=False).start())
-    assert without["read"] > _MESSAGES, f"they were not seen: {without}"
+    # Each is answered by a call of its own: 2.0 writes, 2.1 sends. 2.1 reads many at once.
+    assert without["write"] + without["sendto"] >= _MESSAGES, f"they were not seen: {without}"
     more = {name: n - without[name] for name, n in with_plugin.items() if n - without[name] > _TOLERANCE}
     assert more == {} or sanitized(), f"{more}\nwith {with_plugin}\nwithout {without}"
