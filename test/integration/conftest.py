@@ -1,6 +1,7 @@
 """Fixtures: a shared Kafka, Kafkas of one's own, brokers with the plugin.
 
 MM_TEST_KAFKA=host:port      a cluster for the tests that neither stop nor configure it; they make topics in it
+MM_TEST_KAFKA_ONLY=1         leaves out all other tests
 MM_TEST_KAFKA_VERSION=3.9.1  another version of the Apache Kafka that the tests start
 MM_TEST_MOSQUITTO=path       the broker, otherwise mosquitto from the PATH
 MM_TEST_PLUGIN=path          the plugin, otherwise the one of the release preset
@@ -54,7 +55,23 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         assert cluster.answers(), f"no Kafka answers at MM_TEST_KAFKA={external}"
         yield cluster
         return
-    node = Kafka(tmp_path_factory.mktemp("shared-kafka"))
+    with _started(tmp_path_factory.mktemp("shared-kafka")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """The shared cluster, for tests of what only Apache Kafka does, or of its tools; with MM_TEST_KAFKA another one."""
+    if not os.environ.get("MM_TEST_KAFKA"):
+        yield request.getfixturevalue("kafka")
+        return
+    with _started(tmp_path_factory.mktemp("apache-kafka")) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def _started(directory: Path) -> Iterator[Kafka]:
+    node = Kafka(directory)
     try:
         node.start()
         yield node
@@ -64,12 +81,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def _second_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    node = Kafka(tmp_path_factory.mktemp("second-kafka"))
-    try:
-        node.start()
+    with _started(tmp_path_factory.mktemp("second-kafka")) as node:
         yield node
-    finally:
-        node.close()
 
 
 @pytest.fixture
@@ -208,7 +221,11 @@ def _passed() -> Path | None:
 
 @pytest.hookimpl(trylast=True)  # of those that -k has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What has passed before is told as deselected."""
+    """What needs no Kafka that is shared, and what has passed before, is told as deselected."""
+    if os.environ.get("MM_TEST_KAFKA_ONLY", "") not in ("", "0"):
+        others = [item for item in items if "kafka" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if "kafka" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
     file = _passed()
     if file is None or not file.exists():
         return

@@ -272,10 +272,11 @@ def test_what_is_parked_goes_where_the_new_route_leads(
 
 
 def test_kills_while_routes_change(
-    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, seconds: Callable[[float, float], float]
+    apache_kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, seconds: Callable[[float, float], float]
 ) -> None:
     """kill -9 around changes of routes with parked messages: nothing is lost, the order holds. (What a kill makes the
     plugin send again goes by the routes of then: a repeat, with its mm-id, may be in another Kafka topic.)"""
+    kafka = apache_kafka
     topics = [kafka.new_topic(config={"message.timestamp.type": "LogAppendTime"}) for _ in range(2)]
     missing = f"{topics[1]}-missing"
     file = ConfigFile(tmp_path / "mm.conf", kafka_broker=kafka.bootstrap, kafka_topic=topics[0])

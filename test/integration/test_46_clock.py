@@ -84,11 +84,12 @@ def test_set_back_and_forth_under_load(
 
 
 def test_ahead_of_kafka(
-    kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, figure: Callable[[str], None]
+    apache_kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """The clock is two hours ahead of Kafka's, which takes one hour at most: messages wait, and the log says
     INVALID_TIMESTAMP. When the clock is right they all arrive in order, with the time of their delivery where theirs
     was in the future, and no message is taken for one that can never be stored."""
+    kafka = apache_kafka
     topic = kafka.new_topic()
     world = World(tmp_path / "world")
     broker = make_broker(

@@ -47,9 +47,10 @@ def test_one_in_ten_thousand(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_no_key_for_a_compacted_topic(kafka: Cluster, make_broker: MakeBroker, workers: int) -> None:
+def test_no_key_for_a_compacted_topic(apache_kafka: Cluster, make_broker: MakeBroker, workers: int) -> None:
     """A compacted topic takes no message without a key; Kafka refuses the whole batch for one (INVALID_RECORD). One
     route has no key: its message alone is a dead letter."""
+    kafka = apache_kafka
     topic = kafka.new_topic(config={"cleanup.policy": "compact"})
     options: list[tuple[str, str | int]] = [
         ("kafka_broker", kafka.bootstrap),
