@@ -115,7 +115,7 @@ static void expect_finding(const struct bench *b,
                            enum mm_log_level level,
                            const char *rest)
 {
-    char line[MM_FINDING_LINE_LEN];
+    char line[2 * MM_FINDING_LINE_LEN];
     snprintf(line, sizeof line, "config_file \"%s\" %s", b->path, rest);
     assert_in_range(i, 0, b->n_lines - 1);
     assert_string_equal(b->lines[i], line);
