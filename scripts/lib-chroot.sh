@@ -151,3 +151,76 @@ chroot_install() {
     shift
     in_chroot "$directory" sh -c 'apt-get -q update && apt-get -q -y install "$@"' sh "$@"
 }
+
+# boot_chroot DIRECTORY: starts the systemd that is installed in there, as the first process of a system with processes,
+# mounts, control groups, a name and a loopback interface of its own. To be entered by in_booted, and ended by end_booted.
+boot_chroot() {
+    booted_directory=$1
+    booted_group=metamorphosis-$$
+    mkdir -p "$booted_directory/var/cache/apt/archives"
+    # shellcheck disable=SC2016 # the inner shells expand these
+    unshare --mount --pid --uts --ipc --net --fork --kill-child=KILL bash -c '
+        set -euo pipefail
+        mount --make-rprivate /
+        mount --bind "$1" "$1"
+        cd "$1"
+        ip link set lo up
+        hostname package-test
+        mount -t proc proc proc
+        mount -t sysfs sysfs sys
+        # What it sees of the control groups is one of its own, and those that it makes in there.
+        mount -t cgroup2 cgroup2 sys/fs/cgroup
+        mkdir -p "sys/fs/cgroup/$2"
+        echo 0 >"sys/fs/cgroup/$2/cgroup.procs"
+        umount sys/fs/cgroup
+        mount -t tmpfs -o mode=0755 tmpfs run
+        mount -t tmpfs -o mode=0755 tmpfs dev
+        for name in null zero full random urandom tty; do
+            touch "dev/$name"
+            mount --bind "/dev/$name" "dev/$name"
+        done
+        mkdir dev/pts dev/shm
+        mount -t tmpfs tmpfs dev/shm
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+        ln -s pts/ptmx dev/ptmx
+        ln -s /proc/self/fd dev/fd
+        ln -s null dev/kmsg
+        mount --bind "$3" var/cache/apt/archives
+        exec unshare --cgroup sh -c "mount -t cgroup2 cgroup2 sys/fs/cgroup && exec chroot . /usr/bin/env -i \
+            container=chroot SYSTEMD_LOG_TARGET=console /lib/systemd/systemd --system"' bash \
+        "$booted_directory" "$booted_group" "$chroots/packages-$(sed -n 's/^VERSION_CODENAME=//p' "$1/etc/os-release")" \
+        >"$chroots/booted.log" 2>&1 &
+    booted_shell=$!
+    for ((n = 0; n < 300; n++)); do
+        sleep 0.1
+        booted=$(cat "/proc/$booted_shell/task/$booted_shell/children" 2>/dev/null || true)
+        booted=${booted%% *}
+        if [ -n "$booted" ] && in_booted systemctl is-system-running --wait >"$chroots/booted.state" 2>/dev/null; then return; fi
+    done
+    tail -n 20 "$chroots/booted.log" >&2
+    die "no systemd runs in $1: it is \"$(cat "$chroots/booted.state" 2>/dev/null)\""
+}
+
+# in_booted COMMAND...: as root, in the system that boot_chroot has started.
+in_booted() {
+    nsenter --target "$booted" --mount --pid --uts --ipc --net --cgroup chroot "$booted_directory" /usr/bin/env -i \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb \
+        DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+# end_booted: all that runs in it ends, and what it had made of control groups is removed. Accepts that there is none.
+end_booted() {
+    if [ -z "${booted_shell:-}" ]; then return; fi
+    kill -KILL "$booted_shell" 2>/dev/null || true
+    wait "$booted_shell" 2>/dev/null || true
+    booted_shell=
+    # shellcheck disable=SC2016 # the inner shell expands these
+    unshare --mount bash -c '
+        mount --make-rprivate /
+        mount -t cgroup2 cgroup2 /mnt
+        for ((n = 0; n < 50; n++)); do
+            find "/mnt/$1" -depth -type d -exec rmdir {} + 2>/dev/null
+            if [ ! -e "/mnt/$1" ]; then break; fi
+            sleep 0.1
+        done' bash "$booted_group" || true
+}

@@ -38,7 +38,7 @@ chroot_suite "$suite"
 
 install_packages "${packages_build[@]}" "${packages_package[@]}" "${packages_package_test[@]}"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'end_booted; rm -rf "$work"' EXIT
 begin=$SECONDS
 
 # --- the same bytes --------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ dpkg-deb -R "$deb" "$work/old"
 sed -i 's/^Version: .*/Version: 0.0.1-1/' "$work/old/DEBIAN/control"
 dpkg-deb --root-owner-group -b "$work/old" "$directory/packages/old.deb" >/dev/null
 cp "$deb" "$directory/packages/new.deb"
-cp "$root/test/package/inside.sh" "$directory/packages/"
+cp "$root"/test/package/*.sh "$directory/packages/"
 {
     in_chroot "$directory" apt-get -q update
     in_chroot "$directory" apt-get -q -y install mosquitto-clients kcat
@@ -98,14 +98,19 @@ cp "$root/test/package/inside.sh" "$directory/packages/"
 } >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2 && die "the packages beside it cannot be had"; }
 in_chroot "$directory" --offline /packages/inside.sh /packages/old.deb /packages/new.deb
 
-# There is no systemd that runs; one that reads the unit has to understand what the package adds to it, and the example.
-say "the unit, as systemd reads it"
-in_chroot "$directory" apt-get -q -y install systemd procps /packages/new.deb >"$work/log" 2>&1 ||
+say "testing it under systemd"
+in_chroot "$directory" apt-get -q -y install systemd dbus procps >"$work/log" 2>&1 ||
     { tail -n 30 "$work/log" >&2 && die "systemd cannot be had"; }
+rm "$directory/usr/sbin/policy-rc.d" # services are to start there
+boot_chroot "$directory"
+in_booted /packages/systemd.sh /packages/old.deb /packages/new.deb
+# What it would not say aloud: that it does not understand a line.
 # shellcheck disable=SC2016 # the inner shell expands these
-in_chroot "$directory" sh -ec '
+in_booted sh -ec '
+    apt-get -q -y install /packages/new.deb >/dev/null 2>&1
     cp -r /usr/share/doc/metamorphosis/examples/mosquitto.service.d /etc/systemd/system/
     said=$(systemd-analyze verify --man=no mosquitto.service 2>&1) && [ -z "$said" ] || { echo "$said" && exit 1; }' ||
     die "systemd does not understand the unit"
+end_booted
 chroot_remove "$directory"
 say "good ($((SECONDS - begin)) s)"
