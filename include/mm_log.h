@@ -70,7 +70,4 @@ bool mm_log_allowed(struct mm_log_limit *limit,
                     uint64_t interval_ns,
                     uint64_t *n_held);
 
-/* "trace", "debug", "info", "warn", "error". Thread: any. */
-const char *mm_log_level_name(enum mm_log_level level);
-
 #endif

@@ -51,9 +51,6 @@ void mm_message_route(const struct mm_config *config,
                       const struct mm_record *rec,
                       struct mm_message_way *way);
 
-/* Is there only one lane for all records? Then mm_message_route() need not be asked. */
-bool mm_message_one_way(const struct mm_config *config);
-
 /* Memory for one message at a time. Errors: MM_ENOMEM; *out is NULL then. */
 int mm_message_new(struct mm_message **out);
 

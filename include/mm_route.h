@@ -94,8 +94,7 @@ int mm_route_parse_headers(const char *text,
                            char *errstr,
                            size_t errstr_len);
 
-/* A word for a format. False: it is none. */
-bool mm_route_parse_format(const char *text, enum mm_payload_format *out);
+/* The word for a format. */
 const char *mm_route_format_name(enum mm_payload_format format);
 
 #endif

@@ -47,8 +47,7 @@ int mm_sender_new(const struct mm_sender_options *opts,
  * Thread: setup. Errors: as mm_park_start() and mm_worker_start(); errstr has the reason. */
 int mm_sender_start(struct mm_sender *s, char *errstr, size_t errstr_len);
 
-/* The logs of parked Kafka topics, for their figures. Valid as long as the sending half. Thread:
- * any. */
+/* The logs of parked Kafka topics, for tests. Valid as long as the sending half. Thread: any. */
 struct mm_park *mm_sender_park(const struct mm_sender *s);
 
 /* Does any worker reach Kafka? Thread: any. */

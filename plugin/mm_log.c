@@ -152,9 +152,3 @@ bool mm_log_allowed(struct mm_log_limit *limit,
     limit->next_ns = now_ns + interval_ns;
     return true;
 }
-
-const char *mm_log_level_name(enum mm_log_level level)
-{
-    static const char *const names[] = {"trace", "debug", "info", "warn", "error"};
-    return (size_t)level < sizeof names / sizeof names[0] ? names[level] : "unknown";
-}

@@ -137,11 +137,6 @@ void mm_message_route(const struct mm_config *config,
     }
 }
 
-bool mm_message_one_way(const struct mm_config *config)
-{
-    return mm_route_n_possible(config) == 1;
-}
-
 /* --- the message --------------------------------------------------------------------------------
  */
 

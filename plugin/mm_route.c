@@ -160,7 +160,8 @@ static const char *const format_names[] = {
     [MM_PAYLOAD_BASE64] = "base64",
 };
 
-bool mm_route_parse_format(const char *text, enum mm_payload_format *out)
+/* The format of a word. False: it is none. */
+static bool parse_format(const char *text, enum mm_payload_format *out)
 {
     for (size_t i = 0; i < sizeof format_names / sizeof format_names[0]; i++) {
         if (mm_equal_in_any_case(text, format_names[i])) {
@@ -381,7 +382,7 @@ static int parse_rest(struct mm_config_route *route,
     const char *key = w->key != NULL ? w->key : config->kafka_key;
     const char *headers = w->headers != NULL ? w->headers : config->kafka_headers;
     route->format = config->payload_format;
-    if (w->format != NULL && !mm_route_parse_format(w->format, &route->format)) {
+    if (w->format != NULL && !parse_format(w->format, &route->format)) {
         return fail_in("format", w->format, "expected json, raw or base64", errstr, errstr_len);
     }
     key = key != NULL ? key : "${topic}";

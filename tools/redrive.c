@@ -384,9 +384,9 @@ static bool make_producer(struct redriver *rd)
 }
 
 /* What had no report until now has none to come. */
-static void end_producer(struct redriver *rd, uint32_t wait_ms)
+static void end_producer(struct redriver *rd)
 {
-    mm_kafka_close(rd->kafka, wait_ms);
+    mm_kafka_close(rd->kafka, DRAIN_MS);
     rd->kafka = NULL;
     for (struct parcel *p = rd->first; p != NULL; p = p->next) {
         p->state = p->state == PARCEL_OUT ? PARCEL_WAITING : p->state;
@@ -408,7 +408,7 @@ static void renew_producer(struct redriver *rd)
                 "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
                 error, reason);
     }
-    end_producer(rd, DRAIN_MS);
+    end_producer(rd);
     if (rd->answer_ns < rd->made_ns) {
         /* It failed without an answer to anything: so may the next. */
         struct timespec pause = {.tv_nsec = NEW_PRODUCER_PAUSE_NS};
@@ -519,7 +519,7 @@ static void send_all(struct redriver *rd)
         check_patience(rd, now_ns);
         show_progress(rd, now_ns);
     }
-    end_producer(rd, DRAIN_MS);
+    end_producer(rd);
     clear_window(rd);
     mm_log_drain(rd->log, print_line, rd);
 }

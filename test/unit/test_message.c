@@ -123,7 +123,6 @@ static void test_default(void **state)
     struct mm_kafka_message out;
     add_text(made, MM_TAG_CLIENT_ID, "c"); /* stored by other settings */
     assert_int_equal(config->stored, 0);
-    assert_true(mm_message_one_way(config));
     assert_int_equal(mm_message_new(&m), 0);
     make(m, config, &made->rec, &out);
     static const char value[] = "{\"Topic\":\"a/b\",\"Content\":\"aGVsbG8=\"}";
@@ -409,7 +408,6 @@ static void test_ways(void **state)
     struct mm_lanes *lanes;
     assert_int_equal(mm_lanes_new(&lanes), 0);
     assert_int_equal(mm_lanes_reset(lanes, config), 0);
-    assert_false(mm_message_one_way(config));
     expect_way(config, lanes, "office/1", "rest", NULL);
     expect_way(config, lanes, "plant/quiet/1", "quiet", NULL);
     expect_way(config, lanes, "plant/a", "plant.a", NULL);
