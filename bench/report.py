@@ -66,17 +66,18 @@ def _turn_columns(results: Results, key: Cell, bare: Cell) -> list[str]:
         shown(results.spread(key, "main_us"), 2),
         shown(results.ratio(key, bare, "main_us"), 2) if other else "",
         shown(results.spread(key, "process_us"), 2),
-        shown(results.difference(key, bare, "process_us"), 2, sign=True) if other and key[1] != PRODUCER else "",
+        shown(results.difference(key, bare, "process_us"), 2, sign=True) if other else "",
         memory,
     ]
 
 
-def _turn_lines(results: Results, rows: Iterable[str], base_of: Callable[[str], str] = lambda row: row) -> list[list[str]]:
+def _turn_lines(results: Results, rows: Iterable[str]) -> list[list[str]]:
+    """Without the bare producer, which has a table of its own."""
     lines = []
     for row in rows:
         title = row
-        for variant in results.variants(row):
-            lines.append([title, variant, *_turn_columns(results, (row, variant), (base_of(row), BARE))])
+        for variant in (name for name in results.variants(row) if name != PRODUCER):
+            lines.append([title, variant, *_turn_columns(results, (row, variant), (row, BARE))])
             title = ""
     return lines
 

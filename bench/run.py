@@ -103,7 +103,7 @@ def calibrated(bench: Bench, contests: list[Contest]) -> list[Contest]:
             return bench.plan.n
         if key not in counts:
             rate = full_speed(bench, Case("calibration", BARE, Kind.BARE, Load(load.qos, load.size, n=30000)))["rate"]
-            counts[key] = int(min(max(10000, round(rate * bench.plan.seconds, -3)), room(load, bench.plan.turns)))
+            counts[key] = int(min(max(2000, round(rate * bench.plan.seconds, -3)), room(load, bench.plan.turns)))
         return counts[key]
 
     def with_count(case: Case) -> Case:
