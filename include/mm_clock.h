@@ -26,4 +26,12 @@ static inline uint64_t mm_clock_realtime_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* Milliseconds until then, by the monotonic clock; 0: it is over. */
+static inline uint32_t mm_clock_left_ms(uint64_t until_ns)
+{
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    uint64_t left_ms = until_ns > now_ns ? (until_ns - now_ns) / 1000000 : 0;
+    return left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
+}
+
 #endif

@@ -2,7 +2,9 @@
  *
  *     mm_inspect.c         the directory: STATE, LOCK, the list of segments
  *     mm_inspect_read.c    the records, and what is missing among them
- *     mm_inspect_verify.c  each byte */
+ *     mm_inspect_verify.c  each byte
+ *
+ * Thread: as in mm_inspect.h, one at a time for each object. */
 #ifndef MM_INSPECT_IMPL_H
 #define MM_INSPECT_IMPL_H
 

@@ -1,4 +1,6 @@
-/* mm_metrics_impl.h - what mm_metrics.c counts, for those who write it down. */
+/* mm_metrics_impl.h - what mm_metrics.c counts, for those who write it down.
+ *
+ * Thread: any; what is shown was read once, by mm_metrics_read(). */
 #ifndef MM_METRICS_IMPL_H
 #define MM_METRICS_IMPL_H
 

@@ -135,7 +135,7 @@ void mm_park_tell_old(struct mm_park *p)
 
 bool mm_park_comes_first(const struct mm_park *p)
 {
-    /* Pairs with the store in end_old(): what was parked then is seen to be. */
+    /* Pairs with the store in keep_old(): what was parked then is seen to be. */
     return atomic_load_explicit(&p->comes_first, memory_order_acquire);
 }
 
@@ -576,9 +576,7 @@ bool mm_park_join_thread(struct mm_park *p, uint64_t until_ns)
     p->end = true;
     pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->lock);
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    p->started = !mm_thread_join(p->thread,
-                                 until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0);
+    p->started = !mm_thread_join(p->thread, mm_clock_left_ms(until_ns));
     return !p->started;
 }
 
@@ -598,7 +596,7 @@ void mm_park_free_lane(struct mm_park *p, struct mm_park_lane *lane)
 
 static bool join_worker(struct mm_park_shelf *shelf, uint64_t until_ns)
 {
-    if (!mm_worker_join(shelf->worker, mm_park_left_ms(until_ns))) {
+    if (!mm_worker_join(shelf->worker, mm_clock_left_ms(until_ns))) {
         return false;
     }
     shelf->worker = NULL;

@@ -47,7 +47,7 @@ static bool settle_worker(struct mm_park_shelf *shelf, void *arg)
 static bool await_worker(struct mm_park_shelf *shelf, void *arg)
 {
     const uint64_t *until_ns = arg;
-    return mm_worker_await(shelf->worker, mm_park_left_ms(*until_ns));
+    return mm_worker_await(shelf->worker, mm_clock_left_ms(*until_ns));
 }
 
 bool mm_park_await(struct mm_park *p, uint32_t timeout_ms)

@@ -1,6 +1,9 @@
 /* mm_park_impl.h - parked Kafka topics from the inside, for the files that keep them: mm_park.c,
  * the logs and what workers ask for; mm_park_keep.c, the thread; mm_park_change.c, other settings
- * while the plugin runs. */
+ * while the plugin runs.
+ *
+ * Thread: that of mm_park_keep.c or, while it does not run, whoever starts and stops it (setup;
+ * that of mm_live.c), unless a function says otherwise. */
 #ifndef MM_PARK_IMPL_H
 #define MM_PARK_IMPL_H
 
@@ -89,13 +92,6 @@ static inline struct mm_park_lane *mm_park_lane(const struct mm_park *p, uint32_
     return atomic_load_explicit(&p->lanes[i], memory_order_acquire);
 }
 
-/* How long it is until then. */
-static inline uint32_t mm_park_left_ms(uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    return until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
-}
-
 /* --- mm_park.c */
 
 /* Let the spool leave room for what is to be parked by these settings. */
@@ -104,7 +100,8 @@ void mm_park_leave_room(struct mm_park *p);
 /* A log without records goes, and its directory with it. */
 void mm_park_close_log(struct mm_park *p, struct mm_park_shelf *shelf);
 
-/* Tell the metrics what a lane's log holds, whose lock the caller has; what the old logs hold. */
+/* Tell the metrics what a lane's log holds (thread: any that has the lane's lock); what the old
+ * logs hold. */
 void mm_park_tell(struct mm_park *p, struct mm_park_lane *lane);
 void mm_park_tell_old(struct mm_park *p);
 

@@ -629,12 +629,6 @@ static void log_farewell(struct mm *mm)
     }
 }
 
-static uint32_t left_ms(uint64_t end_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    return now_ns < end_ns ? (uint32_t)((end_ns - now_ns) / 1000000) : 0;
-}
-
 /* End the threads that change the settings and that send. False: one did not end in time. */
 static bool stop_threads(struct mm *mm, uint32_t drain_ms)
 {
@@ -642,10 +636,10 @@ static bool stop_threads(struct mm *mm, uint32_t drain_ms)
     if (!mm_live_stop(mm->live, STOP_LIVE_MS)) {
         return false;
     }
-    uint32_t most_ms = left_ms(end_ns - STOP_END_MS * UINT64_C(1000000));
+    uint32_t most_ms = mm_clock_left_ms(end_ns - STOP_END_MS * UINT64_C(1000000));
     mm_sender_stop(mm->sender, drain_ms < most_ms ? drain_ms : most_ms);
-    bool joined = mm_sender_join(mm->sender, left_ms(end_ns));
-    return mm_live_join(mm->live, left_ms(end_ns)) && joined;
+    bool joined = mm_sender_join(mm->sender, mm_clock_left_ms(end_ns));
+    return mm_live_join(mm->live, mm_clock_left_ms(end_ns)) && joined;
 }
 
 /* Undo what start_all() did, as far as it came. drain_ms: 0 when nothing was ever received. */

@@ -1,4 +1,6 @@
-/* mm_status_impl.h - what mm_status.c knows and mm_status_json.c writes. */
+/* mm_status_impl.h - what mm_status.c knows and mm_status_json.c writes.
+ *
+ * Thread: http. */
 #ifndef MM_STATUS_IMPL_H
 #define MM_STATUS_IMPL_H
 
