@@ -110,6 +110,24 @@ static void print_finding(void *arg, const struct mm_finding *finding)
     }
 }
 
+/* The plugin may tell its client when to send, and have it wait long otherwise. Nobody tells ours:
+ * it waits for as long as is the option's meaning. */
+static void set_linger(rd_kafka_conf_t *conf, const struct mm_config *config)
+{
+    for (size_t i = 0; i < config->n_properties; i++) {
+        const char *name = config->properties[i].name;
+        if (strcmp(name, "linger.ms") == 0 || strcmp(name, "queue.buffering.max.ms") == 0) {
+            return; /* given by librdkafka's name */
+        }
+    }
+    char ms[16];
+    char errstr[256];
+    snprintf(ms, sizeof ms, "%" PRIu32, config->kafka_linger_ms);
+    if (rd_kafka_conf_set(conf, "linger.ms", ms, errstr, sizeof errstr) != RD_KAFKA_CONF_OK) {
+        die("%s", errstr);
+    }
+}
+
 static void connect_client(struct producer *p)
 {
     const struct mm_config_source source = {
@@ -130,6 +148,7 @@ static void connect_client(struct producer *p)
     if (mm_kafka_configure(conf, &opts, errstr, sizeof errstr) != 0) {
         die("%s", errstr);
     }
+    set_linger(conf, config);
     rd_kafka_conf_set_opaque(conf, p);
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     p->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
