@@ -18,6 +18,7 @@ from harness.wait import wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BENCH = _ROOT / "bench"
+_RESULTS = _BENCH / "results.json"
 
 # By variant, a figure that only a measurement gives.
 _FIGURES = {
@@ -215,6 +216,26 @@ def test_what_is_no_results(tmp_path: Path, text: str) -> None:
     bad.write_text(text)
     done = _bench("compare", old, bad)
     assert done.returncode == 2 and str(bad) in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+# --- what is published ---
+
+
+def test_the_document_shows_the_results() -> None:
+    """The figures in docs/performance.md are those of the file beside the benchmarks, and so is the picture."""
+    shown = _bench("show", "--markdown", _RESULTS)
+    assert shown.returncode == 0, shown.stderr
+    text = (_ROOT / "docs" / "performance.md").read_text()
+    assert shown.stdout.strip() in text, "make them again: bench/run show --markdown bench/results.json"
+    planned = _bench("--list").stdout.splitlines()
+    found = {f"{entry['row']}, {entry['variant']}" for entry in json.loads(_RESULTS.read_text())["results"]}
+    assert found == {line.partition(": ")[2] for line in planned}
+
+
+def test_the_picture_shows_the_results(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.svg"
+    assert _bench("plot", _RESULTS, picture).returncode == 0
+    assert picture.read_text() == (_ROOT / "docs" / "performance.svg").read_text(), "make it again: bench/run plot"
 
 
 # --- the command ---
