@@ -34,7 +34,7 @@ say "clang-tidy"
 # shellcheck disable=SC2016 # the inner shell expands these
 printf '%s\0' "${sources[@]}" | xargs -0 -n 4 -P "$(nproc)" sh -c '
     for file; do
-        clang-tidy --quiet "$file" -- -std=c11 -D_GNU_SOURCE -DMM_TEST_DATA_DIR="\"test/data\"" \
+        clang-tidy --quiet "$file" -- -std=c11 -D_GNU_SOURCE -DMM_TEST_DATA_DIR="\"test/data\"" -DSTARVED_TOOL="\"tool\"" \
             -Iinclude -Ibuild/release/include -I/usr/include/cjson || exit 255
     done' sh 2>/dev/null
 say "docs/options.md"

@@ -11,9 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 static _Atomic bool armed;
@@ -39,6 +42,31 @@ bool starve_disarm(void)
 {
     armed = false;
     return fired;
+}
+
+void starve_write(char text[STARVE_TEXT_LEN])
+{
+    snprintf(text, STARVE_TEXT_LEN, "%d %llu %d", (int)armed_what, (unsigned long long)armed_n,
+             armed_for_ever);
+}
+
+void starve_tell(bool failed)
+{
+    failed_name = "a call of the other process";
+    fired = failed;
+}
+
+bool starve_inherit(const char *text)
+{
+    int what;
+    unsigned long long n;
+    int ever;
+    if (text == NULL ||
+        sscanf(text, "%d %llu %d", &what, &n, &ever) != 3) { /* NOLINT(cert-err34-c) */
+        return false;
+    }
+    starve_arm((enum starve_what)what, n, ever != 0);
+    return true;
 }
 
 const char *starve_failed(void)
@@ -140,6 +168,10 @@ CALL(int,
      (fd, path, st, flags),
      EIO)
 CALL(int, stat, (const char *path, struct stat *st), (path, st), EIO)
+CALL(int, fstatfs, (int fd, struct statfs *fs), (fd, fs), EIO)
+CALL(int, fstatvfs, (int fd, struct statvfs *fs), (fd, fs), EIO)
+CALL(int, gethostname, (char *name, size_t len), (name, len), EPERM)
+CALL(int, getrlimit, (int what, struct rlimit *limit), (what, limit), EPERM)
 CALL(int, fallocate, (int fd, int mode, off_t at, off_t len), (fd, mode, at, len), ENOSPC)
 CALL(int, ftruncate, (int fd, off_t len), (fd, len), EIO)
 CALL(ssize_t, pread, (int fd, void *dst, size_t len, off_t at), (fd, dst, len, at), EIO)

@@ -30,4 +30,13 @@ const char *starve_failed(void);
 void starve_pause(void);
 void starve_go_on(void);
 
+/* For a life that is another process: what is armed here, as text for its environment variable
+ * MM_STARVE; what that process then found is told here. There, starve_inherit() arms, and gives
+ * false when the variable is not set or cannot be. */
+#define STARVE_VARIABLE "MM_STARVE"
+#define STARVE_TEXT_LEN 64
+void starve_write(char text[STARVE_TEXT_LEN]);
+void starve_tell(bool failed);
+bool starve_inherit(const char *text);
+
 #endif

@@ -21,9 +21,15 @@ struct starve_life
 
 extern const struct starve_life starve_parts[]; /* starve_parts.c; ends with .name NULL */
 extern const struct starve_life starve_whole[]; /* starve_whole.c */
+extern const struct starve_life starve_tool[];  /* starve_tool.c */
 
 /* Where files can be made; removed at the end. */
 extern char starve_dir[256];
+
+/* A log of 60 records in segments of 32 KiB, as a process leaves it that was killed; damaged: in a
+ * record, a copy of a header and a seal. Returns its directory, which the lives of the parts use.
+ */
+const char *starve_left_spool(bool damaged);
 
 /* A promise: when it does not hold, the test tells where it is, and ends. */
 #define CHECK(condition) starve_check(condition, #condition, __FILE__, __LINE__)

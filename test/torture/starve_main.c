@@ -146,7 +146,7 @@ int main(int argc, char **argv)
 {
     const char *value = getenv("MM_TEST_LONG");
     const bool is_long = value != NULL && strcmp(value, "1") == 0;
-    const struct starve_life *const tables[] = {starve_parts, starve_whole};
+    const struct starve_life *const tables[] = {starve_parts, starve_tool, starve_whole};
     int n_lives = 0;
     files_make_dir(true, starve_dir);
     (void)signal(SIGSEGV, on_signal);

@@ -430,6 +430,16 @@ static void prepare_damaged(void)
     damage("0000000000000002.seg", 1024 + 30);
 }
 
+const char *starve_left_spool(bool damaged)
+{
+    if (damaged) {
+        prepare_damaged();
+    } else {
+        prepare_spool();
+    }
+    return spool_dir;
+}
+
 static void count_damage(void *arg, const struct mm_inspect_damage *d)
 {
     size_t *n = arg;
