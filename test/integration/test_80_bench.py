@@ -227,9 +227,9 @@ def test_the_document_shows_the_results() -> None:
     assert shown.returncode == 0, shown.stderr
     text = (_ROOT / "docs" / "performance.md").read_text()
     assert shown.stdout.strip() in text, "make them again: bench/run show --markdown bench/results.json"
-    planned = _bench("--list").stdout.splitlines()
+    planned = {line.partition(": ")[2] for line in _bench("--list").stdout.splitlines()}
     found = {f"{entry['row']}, {entry['variant']}" for entry in json.loads(_RESULTS.read_text())["results"]}
-    assert found == {line.partition(": ")[2] for line in planned}
+    assert planned <= found, planned - found
 
 
 def test_the_picture_shows_the_results(tmp_path: Path) -> None:
