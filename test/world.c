@@ -122,10 +122,12 @@ static wait_fn real_wait(void)
     return function;
 }
 
-/* glibc keeps the clock of a condition in a bit of its own. */
-static bool is_monotonic(const pthread_cond_t *cond)
+/* Which clock a condition goes by stands in glibc's own bits, elsewhere from version to version. A
+ * moment tells it, too: the monotonic clock counts from the start of the machine, the other one has
+ * passed this number of seconds in 2001. */
+static bool is_monotonic(const struct timespec *until)
 {
-    return (cond->__data.__wrefs & 2) != 0;
+    return until->tv_sec < 1000000000;
 }
 
 /* In slices, since the clock may be set meanwhile. The mutex is held between them, so that no
@@ -134,7 +136,7 @@ EXPORT int pthread_cond_timedwait(pthread_cond_t *cond,
                                   pthread_mutex_t *mutex,
                                   const struct timespec *until)
 {
-    if (is_monotonic(cond) || offset == NULL) {
+    if (is_monotonic(until) || offset == NULL) {
         return real_wait()(cond, mutex, until);
     }
     for (;;) {
