@@ -200,10 +200,10 @@ def test_another_cluster(
     broker = make_broker({"config_file": str(file.path), **spool}).start()
     load = Load(broker.port, streams(2, "load", rate=500)).start()
     for cluster in (other, kafka):
-        time.sleep(1)
+        _flows(broker, 200)
         file.change(kafka_broker=cluster.bootstrap)
         reload(broker, "applied")
-    time.sleep(1)
+    _flows(broker, 200)
     load.finish(20)
     assert load.n_closed == 0
     broker.health.wait_drained(10)
@@ -214,6 +214,12 @@ def test_another_cluster(
     # Those there follow each other, and lie between two of those here.
     assert seqs["h"] == sorted(seqs["h"])
     assert seqs["t"] == list(range(seqs["t"][0], seqs["t"][-1] + 1))
+
+
+def _flows(broker: Broker, n: int) -> None:
+    """Until n more messages are delivered."""
+    target = broker.health.scrape().delivered + n
+    broker.health.wait_for(lambda m: m.delivered >= target, 20, f"{n} more are delivered")
 
 
 def _phases(load: Load, broker: Broker, n: int) -> None:
