@@ -1891,6 +1891,9 @@ static void test_defaults_can_be_given(void **state)
         if (n_found < 3) {
             continue;
         }
+        for (size_t i = 0; i < LEN_OF(names_without_default); i++) {
+            assert_string_not_equal(name, names_without_default[i]);
+        }
         n_rows++;
         n_on_disk += n_found == 4;
         expect_default(name, value, NULL);

@@ -351,6 +351,32 @@ static void test_the_test_message_is_written_by_each_worker(void **state)
     rig_free(g);
 }
 
+/* A Kafka topic of its own gets one of another text, from the first worker alone. */
+static void test_a_test_message_of_its_own_topic(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_topic(g, "probe");
+    rig_option(g, "kafka_workers", "2");
+    rig_option(g, "kafka_test_message", "true");
+    rig_option(g, "kafka_test_topic", "probe");
+    rig_start(g);
+    const uint64_t end = now_ms() + 10000;
+    while (mm_counter_get(&mm_metrics_worker(g->metrics, 0)->test_messages) == 0 &&
+           now_ms() < end) {
+        sleep_ms(5);
+    }
+    rig_publish_many(g, 20, 10);
+    assert_true(rig_wait_empty(g, 10000)); /* both workers reach Kafka */
+    rig_stop_workers(g, 5000);
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 1)->test_messages), 0);
+    struct seen *seen = consume(g, "probe", 1);
+    assert_int_equal(seen->n, 1);
+    assert_string_equal(seen->message[0].key, "test");
+    free(seen);
+    rig_free(g);
+}
+
 /* Kafka takes any first number of a producer that it does not know, so a second message on its way
  * behind a first that is refused for the moment would make librdkafka take the first for stored. */
 static void test_a_cold_partition_gets_one_message_first(void **state)
@@ -1072,6 +1098,7 @@ int main(void)
         cmocka_unit_test(test_a_stop_without_kafka_ends_in_time_and_counts_what_is_left),
         cmocka_unit_test(test_a_stop_delivers_what_is_left),
         cmocka_unit_test(test_the_test_message_is_written_by_each_worker),
+        cmocka_unit_test(test_a_test_message_of_its_own_topic),
         cmocka_unit_test(test_a_cold_partition_gets_one_message_first),
         cmocka_unit_test(test_a_parked_topic_is_told_and_probed),
         cmocka_unit_test(test_a_cluster_that_confirms_nothing_is_not_healthy),
