@@ -20,6 +20,7 @@
 #define NAMES_INTERVAL_NS (500 * UINT64_C(1000000))
 #define CHECKPOINT_TRIES 300
 #define CHECKPOINT_PAUSE_US 1000
+#define FOUND_PER_PASS 16
 #define LINE_INTERVAL_NS (60 * UINT64_C(1000000000))
 
 static void count_error(struct mm_spool *s)
@@ -221,6 +222,41 @@ static int sync_segments(struct mm_spool *s, bool all)
     }
     if (all && err == 0 && s->sync != MM_SPOOL_SYNC_NEVER) {
         atomic_store_explicit(&s->bytes_synced, appended, memory_order_relaxed);
+    }
+    return err;
+}
+
+static int sync_found_segment(struct mm_spool *s, const struct mm_segment *seg)
+{
+    int fd = mm_segment_open(s->dir, seg->file, false);
+    if (fd < 0) {
+        return fd == MM_EAGAIN ? 0 : fd; /* somebody has deleted it: it is lost */
+    }
+    int err = fdatasync(fd) == 0 ? 0 : MM_EIO;
+    int reason = errno;
+    close(fd);
+    errno = reason;
+    return err;
+}
+
+/* An earlier process was killed before it had synced all that it had acknowledged, and nobody else
+ * will. A few files at a time, so that ours do not wait for those of a large backlog; or all. */
+static int sync_found(struct mm_spool *s, bool all)
+{
+    int err = 0;
+    for (int n = 0; s->found_unsynced != NULL && (all || n < FOUND_PER_PASS); n++) {
+        struct mm_segment *seg = s->found_unsynced;
+        if (seg->max_seq == 0) { /* ours: they have come to their end */
+            s->found_unsynced = NULL;
+            break;
+        }
+        if (sync_found_segment(s, seg) != 0) {
+            err = MM_EIO; /* not asked again, as in sync_failed() */
+            tell_of_sync(s);
+            atomic_store_explicit(&s->degraded, true, memory_order_relaxed);
+            atomic_store_explicit(&s->sync_failed, true, memory_order_relaxed);
+        }
+        s->found_unsynced = atomic_load_explicit(&seg->next, memory_order_relaxed);
     }
     return err;
 }
@@ -504,6 +540,7 @@ static void delete_first(struct mm_spool *s)
     s->first = next;
     s->unsealed = s->unsealed == seg ? next : s->unsealed;
     s->unsettled = s->unsettled == seg ? next : s->unsettled;
+    s->found_unsynced = s->found_unsynced == seg ? next : s->found_unsynced;
     s->mapped = s->mapped == seg ? next : s->mapped;
     pthread_mutex_unlock(&s->list_lock);
     atomic_store_explicit(&s->bytes_freed,
@@ -562,6 +599,8 @@ int mm_keeper_pass(struct mm_spool *s, bool force)
     seal_segments(s);
     bool all = force || now_ns >= s->sync_ns;
     int err = sync_segments(s, all);
+    int found_err = sync_found(s, force);
+    err = err != 0 ? err : found_err;
     if (all) {
         s->sync_ns = now_ns + s->sync_interval_ms * UINT64_C(1000000);
     }
@@ -623,6 +662,7 @@ void mm_keeper_finish(struct mm_spool *s)
     seal_segments(s);
     seal_tail(s);
     bool synced = sync_segments(s, true) == 0;
+    synced = sync_found(s, true) == 0 && synced;
     bool written = mm_keeper_write_state(s, synced) == 0;
     if (s->sync != MM_SPOOL_SYNC_NEVER) {
         written = mm_dir_sync_state(s->dir) == 0 && written;

@@ -706,6 +706,9 @@ int mm_spool_open(const struct mm_spool_options *opts,
         release(s);
         return err;
     }
+    if (s->found.n_segments > 0 && !s->found.clean && s->sync != MM_SPOOL_SYNC_NEVER) {
+        s->found_unsynced = s->first;
+    }
     place_readers(s);
     if (s->found.n_records > 0) {
         s->found.oldest_ms = find_oldest(s);

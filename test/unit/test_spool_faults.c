@@ -182,10 +182,12 @@ void __wrap_mm_dir_boot_id(uint8_t boot[16])
 static uint8_t safe_state[2 * MM_LAYOUT_STATE_LEN];
 static atomic_int n_bad_syncs; /* so many fail from now on */
 static bool bad_state_syncs;   /* those of STATE do */
+static const char *bad_sync;   /* of the file with this name they do */
+static atomic_int n_segments_synced;
 
 int __wrap_fdatasync(int fd)
 {
-    if (bad_state_syncs && is_file(fd, "/STATE")) {
+    if ((bad_state_syncs && is_file(fd, "/STATE")) || (bad_sync != NULL && is_file(fd, bad_sync))) {
         errno = EIO;
         return -1;
     }
@@ -196,6 +198,7 @@ int __wrap_fdatasync(int fd)
         errno = EIO;
         return -1;
     }
+    atomic_fetch_add(&n_segments_synced, is_file(fd, ".seg"));
     return __real_fdatasync(fd);
 }
 
@@ -294,6 +297,53 @@ static void leave_killed_log(uint32_t n)
     assert_true(pid > 0);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
+}
+
+/* What was acknowledged in time must not wait for the system to write it some day, because its
+ * process was killed before it could. */
+static void test_what_a_killed_process_left_is_synced(void **state)
+{
+    (void)state;
+    const struct mm_spool_options opts = plain();
+    leave_killed_log(200);
+    atomic_store(&n_segments_synced, 0);
+    struct mm_spool *s = open_log(&opts);
+    int n_found = (int)mm_spool_found(s)->n_segments;
+    assert_true(n_found >= 3);
+    mm_spool_tick(s);
+    assert_int_equal(atomic_load(&n_segments_synced), n_found);
+    mm_spool_tick(s);
+    assert_int_equal(atomic_load(&n_segments_synced), n_found);
+    mm_spool_close(s);
+    /* After an orderly stop all is on the disk. */
+    atomic_store(&n_segments_synced, 0);
+    s = open_log(&opts);
+    assert_int_equal(mm_spool_found(s)->n_segments, n_found);
+    mm_spool_tick(s);
+    assert_int_equal(atomic_load(&n_segments_synced), 0);
+    mm_spool_close(s);
+}
+
+static void test_what_a_killed_process_left_cannot_be_synced(void **state)
+{
+    (void)state;
+    const struct mm_spool_options opts = plain();
+    struct mm_spool_stats stats;
+    leave_killed_log(1);
+    struct mm_spool *s = open_log(&opts);
+    bad_sync = "/0000000000000001.seg";
+    assert_int_equal(mm_spool_sync(s), MM_EIO);
+    bad_sync = NULL;
+    mm_spool_stats(s, &stats);
+    assert_true(stats.degraded);
+    /* A sync that succeeds now would prove nothing of that file. */
+    atomic_store(&n_segments_synced, 0);
+    append_some(s, 1);
+    assert_int_equal(mm_spool_sync(s), 0);
+    assert_int_equal(atomic_load(&n_segments_synced), 1);
+    mm_spool_stats(s, &stats);
+    assert_false(stats.degraded);
+    mm_spool_close(s);
 }
 
 /* --- descriptors --------------------------------------------------------------------------------
@@ -1171,6 +1221,10 @@ static void test_impossible_numbers_are_set_aside(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_what_a_killed_process_left_is_synced, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_a_killed_process_left_cannot_be_synced,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_without_descriptors_records_wait, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_without_descriptors_nothing_is_dropped, make_directory,
