@@ -11,7 +11,7 @@ set(man_pages docs/man/metamorphosis.1 docs/man/mosquitto_metamorphosis.7)
 
 # --- runtime and plain ---
 
-install(TARGETS mosquitto_metamorphosis LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
+install(TARGETS mosquitto_metamorphosis metamorphosis_power LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
 install(TARGETS metamorphosis RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime)
 install(

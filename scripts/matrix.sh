@@ -74,8 +74,8 @@ prepare() {
     rm -rf "$place" "$packed"
     mkdir -p "$place/lib" "$place/bin" "$packed"
     dpkg-deb -x "$root/build/packages/$2"/metamorphosis_*.deb "$packed"
-    cp "$packed"/usr/lib/*/mosquitto_metamorphosis.so "$root/build/release/lib/libmm_world.so" \
-        "$root"/build/release/lib/metamorphosis_mutant_{commit,cursor}.so "$place/lib/"
+    cp "$packed"/usr/lib/*/mosquitto_metamorphosis.so "$packed"/usr/lib/*/metamorphosis_power.so \
+        "$root/build/release/lib/libmm_world.so" "$root"/build/release/lib/metamorphosis_mutant_*.so "$place/lib/"
     cp "$root/build/release/bin/loadgen" "$root/build/release/bin/spool_writer" "$place/bin/"
     cp "$packed/usr/bin/metamorphosis" "$place/metamorphosis.$1"
     for file in "$place/mosquitto:/usr/sbin/mosquitto" "$place/bin/metamorphosis:$place/metamorphosis.$1"; do

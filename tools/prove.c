@@ -13,7 +13,9 @@
 #include "prove_args.h"
 #include "prove_broker.h"
 #include "prove_check.h"
+#include "prove_grace.h"
 #include "prove_load.h"
+#include "prove_power.h"
 #include "settings.h"
 
 #include <inttypes.h>
@@ -31,18 +33,21 @@
 #define BROKEN_TIMEOUT_MS 5000 /* the same, when something is known to be lost */
 #define LAST_LOOK_MS 2000      /* for repeats, behind the last message */
 #define READ_MS 20
-#define LINGER_MS 5        /* what the plugin has if nothing is said */
+#define HANG_UP_MS 5000 /* until the last publisher knows that the broker is gone */
+#define GRACE_MS 1000   /* by which a sync may be late, on a machine that has other things to do */
+#define LINGER_MS 5     /* what the plugin has if nothing is said */
 #define LINGER_MAX_MS 1000 /* what it takes */
+#define NOBODY "127.0.0.1:1"
 
 const char prove_help[] =
     "Starts a Mosquitto with the plugin and a spool of its own on 127.0.0.1, publishes messages "
-    "of\n"
-    "QoS 1 to it, and ends it by SIGKILL at random moments, also while it starts, and sometimes "
+    "to\n"
+    "it, and ends it by SIGKILL at random moments, also while it starts, and sometimes "
     "by\n"
     "SIGTERM. The publishers keep what is not acknowledged and send it again. At the end each\n"
     "acknowledged message must be in Kafka, in order within its MQTT topic, when records with an\n"
     "mm-id that was there before are left out. The run ends early when that is seen to be broken.\n"
-    "Nothing but the one Kafka topic is touched. A power failure is not imitated. In most of its\n"
+    "Nothing but the one Kafka topic is touched. In most of its\n"
     "lives the broker has a longer kafka_linger_ms than usual, up to a second, so that much is on\n"
     "its way when it is killed, unless --option says something of that.\n"
     "\n"
@@ -54,6 +59,12 @@ const char prove_help[] =
     "  --topics N            MQTT topics (default 8)\n"
     "  --rate N              messages a second of all together (default 2000)\n"
     "  --kill-every S        seconds from one kill to the next, on average (default 3)\n"
+    "  --qos N               of the messages: 1 (default) or 2\n"
+    "  --power               most of the kills are power failures: the broker finds again what "
+    "was\n"
+    "                        synced, and any part of what was not. With spool_sync always nothing\n"
+    "                        that was acknowledged may be lost, with interval nothing that was\n"
+    "                        so for some seconds\n"
     "  --mosquitto FILE      the broker (default: of the PATH)\n"
     "  --plugin FILE         the plugin (default: the one that belongs to this program)\n"
     "  --seed N              of the moments at which it is killed; each run prints its own\n"
@@ -74,11 +85,16 @@ struct prove
     struct prove_load_options load_options;
     struct prove_load *load;
     struct prove_check *check;
-    unsigned int random; /* the state of rand_r() */
+    struct prove_grace *grace; /* NULL: no power failure may take anything */
+    bool alone;                /* the broker does not reach Kafka in this life */
+    uint64_t look_ns;          /* of the last look */
+    uint64_t latest_ns;        /* by which a look was late, at most */
+    unsigned int random;       /* the state of rand_r() */
     uint64_t begin_ns;
     uint64_t act_ns; /* when the broker is ended next */
     uint64_t n_kills;
     uint64_t n_start_kills; /* of those, while it started */
+    uint64_t n_power_failures;
     uint64_t n_stops;
     uint64_t n_lost;
     uint64_t n_unanswered; /* messages that were never acknowledged */
@@ -116,18 +132,94 @@ static bool stop_broker(struct prove *p)
     return true;
 }
 
+static bool out_of_memory(struct prove *p)
+{
+    snprintf(p->why, sizeof p->why, "out of memory");
+    return false;
+}
+
+/* Each publisher has read what the broker sent before its end. */
+static bool await_publishers(struct prove *p)
+{
+    uint64_t end_ns = mm_clock_monotonic_ns() + HANG_UP_MS * NS_PER_MS;
+    while (prove_load_connected(p->load) > 0) {
+        if (mm_clock_monotonic_ns() > end_ns) {
+            snprintf(p->why, sizeof p->why, "the broker was killed, and its connections stay");
+            return false;
+        }
+        usleep(1000);
+    }
+    return true;
+}
+
+/* How old a message must be to be on the disk, with spool_sync interval: a sync begins an interval
+ * after the last one, and takes its time; and a machine that has other things to do may be late
+ * with it, as it was with us. */
+static uint64_t safe_after_ms(const struct prove *p, uint64_t slowest_ns)
+{
+    return p->settings.config->spool_sync_interval_ms +
+           2 * (slowest_ns + p->latest_ns) / NS_PER_MS + GRACE_MS;
+}
+
+/* The disk may not have all of it. */
+static bool excuse(struct prove *p)
+{
+    uint64_t slowest_ns;
+    struct prove_load_figures n;
+    prove_load_figures(p->load, &n);
+    if (!prove_power_slowest(&p->broker, &slowest_ns)) {
+        if (n.n_connections == 0) {
+            return true; /* it was killed before it was what it is */
+        }
+        snprintf(p->why, sizeof p->why, "the broker did not load %.400s", p->broker.preload);
+        return false;
+    }
+    return p->grace == NULL ||
+           prove_grace_excuse(p->grace, p->load, p->check, safe_after_ms(p, slowest_ns)) ||
+           out_of_memory(p);
+}
+
+/* The broker was killed, and now it is the system's end, too. */
+static bool fail_power(struct prove *p)
+{
+    p->n_power_failures++;
+    prove_check_power_failed(p->check);
+    return await_publishers(p) && excuse(p) &&
+           prove_power_fail(&p->broker, &p->random, p->why, sizeof p->why);
+}
+
+/* SIGKILL, and what goes with it. */
+static bool kill_broker(struct prove *p)
+{
+    bool power = p->args->power && random_below(p, 4) > 0;
+    prove_broker_kill(&p->broker);
+    if (!power) {
+        p->n_kills++;
+        return true;
+    }
+    return fail_power(p);
+}
+
 /* A new life of the broker, of which nobody knows how long it is, with a linger of its own. With
  * the usual one hardly anything is on its way to a fast Kafka when the broker is killed, and there
- * is hardly anything to lose; with a long one it is what came in a good part of the life, while
- * STATE was written again and again. */
-static bool begin_life(struct prove *p)
+ * is hardly anything to lose. With a long one it is what came in a good part of the life, while
+ * STATE was written again and again.
+ *
+ * Some lives are without Kafka, so that all waits; where the disk may have some time many are,
+ * since only what waits for longer can be lost there. */
+static bool begin_life(struct prove *p, bool may_be_alone)
 {
     uint32_t longest_ms = p->args->kill_every_s * 1000 / 4;
     longest_ms = longest_ms < LINGER_MAX_MS ? longest_ms : LINGER_MAX_MS;
     uint32_t dice = random_below(p, 4);
     uint32_t some_ms = random_below(p, longest_ms);
-    uint32_t linger_ms = dice == 0 ? LINGER_MS : dice == 1 ? some_ms : longest_ms;
-    return prove_args_configure(p->args, &p->broker, p->plugin, p->topic, linger_ms) &&
+    bool alone = random_below(p, 8) < (p->grace != NULL ? 5 : 1);
+    p->alone = may_be_alone && alone;
+    return prove_args_configure(p->args, &p->broker, p->plugin, p->topic,
+                                p->alone ? NOBODY : p->args->kafka,
+                                dice == 0   ? LINGER_MS
+                                : dice == 1 ? some_ms
+                                            : longest_ms) &&
            prove_broker_start(&p->broker);
 }
 
@@ -136,14 +228,9 @@ static bool act(struct prove *p)
 {
     uint32_t mean_ms = p->args->kill_every_s * 1000;
     uint32_t dice = random_below(p, 8);
-    if (dice == 0) {
-        p->n_stops++;
-        if (!stop_broker(p)) {
-            return false;
-        }
-    } else {
-        p->n_kills++;
-        prove_broker_kill(&p->broker);
+    p->n_stops += dice == 0;
+    if (!(dice == 0 ? stop_broker(p) : kill_broker(p))) {
+        return false;
     }
     if (dice == 1) {
         p->n_start_kills++; /* the next one, soon */
@@ -151,7 +238,8 @@ static bool act(struct prove *p)
     } else {
         act_in_ms(p, mean_ms / 10 + random_below(p, mean_ms * 9 / 5));
     }
-    if (!begin_life(p)) {
+    p->look_ns = 0; /* this took the time that it takes */
+    if (!begin_life(p, true)) {
         snprintf(p->why, sizeof p->why, "the broker could not be started again");
         return false;
     }
@@ -161,6 +249,13 @@ static bool act(struct prove *p)
 /* Look at Kafka and at the broker. */
 static bool look(struct prove *p)
 {
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    uint64_t took_ns = p->look_ns == 0 ? 0 : now_ns - p->look_ns;
+    p->latest_ns = took_ns > p->latest_ns ? took_ns : p->latest_ns;
+    p->look_ns = now_ns;
+    if (p->grace != NULL) {
+        prove_grace_note(p->grace, p->load);
+    }
     return prove_check_read(p->check, READ_MS, p->why, sizeof p->why) &&
            !prove_broker_ended(&p->broker, p->why, sizeof p->why);
 }
@@ -185,6 +280,23 @@ static bool trouble(struct prove *p)
     return true;
 }
 
+/* The last life is one with Kafka. */
+static bool end_alone(struct prove *p)
+{
+    if (!p->alone) {
+        return true;
+    }
+    if (!kill_broker(p)) {
+        return false;
+    }
+    p->look_ns = 0;
+    if (!begin_life(p, false)) {
+        snprintf(p->why, sizeof p->why, "the broker could not be started again");
+        return false;
+    }
+    return true;
+}
+
 /* How many of the messages that were acknowledged are not in Kafka? */
 static uint64_t count_missing(const struct prove *p)
 {
@@ -202,6 +314,16 @@ static uint64_t count_awaited(const struct prove *p)
     uint64_t n = 0;
     for (uint32_t i = 0; i < p->load_options.n_clients; i++) {
         n += prove_check_awaited(p->check, i, prove_load_acked(p->load, i));
+    }
+    return n;
+}
+
+/* How many did a failure of the power take, as it may? */
+static uint64_t count_excused(const struct prove *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->load_options.n_clients; i++) {
+        n += prove_check_excused(p->check, i, prove_load_acked(p->load, i));
     }
     return n;
 }
@@ -262,7 +384,7 @@ static bool prove(struct prove *p)
 {
     p->begin_ns = mm_clock_monotonic_ns();
     act_in_ms(p, p->args->kill_every_s * 1000);
-    bool good = trouble(p);
+    bool good = trouble(p) && end_alone(p);
     bool answered = prove_load_stop(p->load, good ? ACK_TIMEOUT_MS : 0);
     struct prove_load_figures load;
     prove_load_figures(p->load, &load);
@@ -324,6 +446,7 @@ static void print_report(const struct prove *p)
 {
     char duration[HUMAN_LEN];
     char starts[64];
+    char qos[32];
     struct prove_check_figures n;
     struct prove_load_figures load;
     prove_check_figures(p->check, &n);
@@ -334,8 +457,15 @@ static void print_report(const struct prove *p)
            p->args->kafka, p->topic, p->args->seed);
     print_row("the broker was killed", p->n_kills, starts);
     print_row("the broker was stopped", p->n_stops, "");
-    print_row("acknowledged", load.n_acked, " messages of QoS 1");
+    if (p->args->power) {
+        print_row("the power failed", p->n_power_failures, "");
+    }
+    snprintf(qos, sizeof qos, " messages of QoS %" PRIu32, p->args->qos);
+    print_row("acknowledged", load.n_acked, qos);
     print_row("in Kafka", n.n_messages, "");
+    if (p->grace != NULL) {
+        print_row("taken by the power failures", count_excused(p), ", as spool_sync interval says");
+    }
     print_row("lost", p->n_lost, "");
     print_row("out of order", n.n_disorder, "");
     print_row("wrong", n.n_wrong, "");
@@ -363,12 +493,14 @@ static void print_json(const struct prove *p)
            is_good(p) ? "true" : "false", p->args->seed,
            (double)(mm_clock_monotonic_ns() - p->begin_ns) / 1e9);
     mm_json_write_string(stdout, p->topic, strlen(p->topic));
-    printf(",\"kills\":%" PRIu64 ",\"kills_while_starting\":%" PRIu64 ",\"stops\":%" PRIu64
+    printf(",\"qos\":%" PRIu32 ",\"power_failures\":%" PRIu64 ",\"taken_by_power\":%" PRIu64
+           ",\"kills\":%" PRIu64 ",\"kills_while_starting\":%" PRIu64 ",\"stops\":%" PRIu64
            ",\"acknowledged\":%" PRIu64 ",\"in_kafka\":%" PRIu64 ",\"lost\":%" PRIu64
            ",\"out_of_order\":%" PRIu64 ",\"wrong\":%" PRIu64 ",\"repeated\":%" PRIu64
            ",\"sent_again\":%" PRIu64 ",\"not_acknowledged\":%" PRIu64 ",\"first_fault\":",
-           p->n_kills, p->n_start_kills, p->n_stops, load.n_acked, n.n_messages, p->n_lost,
-           n.n_disorder, n.n_wrong, n.n_repeats, n.n_sent_again, p->n_unanswered);
+           p->args->qos, p->n_power_failures, count_excused(p), p->n_kills, p->n_start_kills,
+           p->n_stops, load.n_acked, n.n_messages, p->n_lost, n.n_disorder, n.n_wrong, n.n_repeats,
+           n.n_sent_again, p->n_unanswered);
     const char *fault = prove_check_first_fault(p->check);
     mm_json_write_string(stdout, fault, strlen(fault));
     fputs(",\"not_found_out\":", stdout);
@@ -394,6 +526,30 @@ static bool load_settings(struct prove *p)
 }
 
 /* False: why was told to standard error. */
+static bool prepare_power(struct prove *p)
+{
+    const struct mm_config *config = p->settings.config;
+    char library[PROVE_PATH_LEN];
+    if (!p->args->power) {
+        return true;
+    }
+    if (config->spool_sync == MM_SPOOL_SYNC_NEVER) {
+        fputs(
+            "metamorphosis: --power: with spool_sync never nothing is promised that it could find "
+            "broken\n",
+            stderr);
+        return false;
+    }
+    if (config->spool_sync == MM_SPOOL_SYNC_INTERVAL &&
+        !prove_grace_new(p->args->clients, config->spool_sync_interval_ms + 2 * UINT64_C(10000),
+                         &p->grace)) {
+        perror("metamorphosis");
+        return false;
+    }
+    return prove_args_power_library(p->plugin, library) && prove_power_prepare(&p->broker, library);
+}
+
+/* False: why was told to standard error. */
 static bool prepare(struct prove *p)
 {
     const struct prove_args *a = p->args;
@@ -401,7 +557,8 @@ static bool prepare(struct prove *p)
         return false;
     }
     p->load_options.port = p->broker.port;
-    if (!prove_args_configure(a, &p->broker, p->plugin, p->topic, LINGER_MS) || !load_settings(p)) {
+    if (!prove_args_configure(a, &p->broker, p->plugin, p->topic, a->kafka, LINGER_MS) ||
+        !load_settings(p) || !prepare_power(p)) {
         return false;
     }
     p->asking = true;
@@ -413,7 +570,7 @@ static bool prepare(struct prove *p)
         fprintf(stderr, "metamorphosis: %s\n", p->why);
         return false;
     }
-    if (!begin_life(p)) {
+    if (!begin_life(p, false)) {
         return false;
     }
     if (!prove_load_start(&p->load_options, &p->load)) {
@@ -435,6 +592,7 @@ static void clean_up(struct prove *p, bool good)
         kafka_ask_close(&p->ask);
     }
     prove_load_free(p->load);
+    prove_grace_free(p->grace);
     settings_free(&p->settings);
     if (p->broker.dir[0] != '\0' && (!keep || p->load == NULL)) {
         prove_broker_remove(&p->broker);
@@ -470,6 +628,7 @@ int run_prove(int argc, char **argv)
         .n_topics = args.topics,
         .rate = args.rate,
         .payload_max = 512,
+        .qos = (uint8_t)args.qos,
         .run = (uint32_t)(mm_clock_realtime_ms() ^ (uint64_t)getpid() << 20),
     };
     if (args.topic != NULL) {

@@ -2,10 +2,10 @@
 #ifndef PROVE_H
 #define PROVE_H
 
-#define PROVE_USAGE                                                                                \
-    "--kafka HOST:PORT [--minutes N] [--topic NAME] [--option NAME=VALUE]... [--clients N]\n"      \
-    "      [--topics N] [--rate N] [--kill-every S] [--mosquitto FILE] [--plugin FILE] [--seed N]" \
-    " [--keep] [--json]"
+#define PROVE_USAGE                                                                           \
+    "--kafka HOST:PORT [--minutes N] [--topic NAME] [--option NAME=VALUE]... [--clients N]\n" \
+    "      [--topics N] [--rate N] [--kill-every S] [--qos N] [--power] [--mosquitto FILE]\n" \
+    "      [--plugin FILE] [--seed N] [--keep] [--json]"
 
 extern const char prove_help[];
 

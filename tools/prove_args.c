@@ -27,6 +27,8 @@ enum {
     ARG_MOSQUITTO,
     ARG_PLUGIN,
     ARG_SEED,
+    ARG_QOS,
+    ARG_POWER,
     ARG_KEEP,
     ARG_JSON,
 };
@@ -85,6 +87,10 @@ static bool take_argument(int option, struct prove_args *a)
             return true;
         case ARG_SEED:
             return argument_number("seed", optarg, 0, UINT32_MAX, &a->seed);
+        case ARG_QOS:
+            return argument_number("qos", optarg, 1, 2, &a->qos);
+        case ARG_POWER:
+            return a->power = true;
         case ARG_KEEP:
             return a->keep = true;
         case ARG_JSON:
@@ -108,6 +114,8 @@ bool prove_args_parse(int argc, char **argv, struct prove_args *a)
         ARGUMENT("mosquitto", required_argument, ARG_MOSQUITTO),
         ARGUMENT("plugin", required_argument, ARG_PLUGIN),
         ARGUMENT("seed", required_argument, ARG_SEED),
+        ARGUMENT("qos", required_argument, ARG_QOS),
+        ARGUMENT("power", no_argument, ARG_POWER),
         ARGUMENT("keep", no_argument, ARG_KEEP),
         ARGUMENT("json", no_argument, ARG_JSON),
         {NULL, 0, NULL, 0},
@@ -118,6 +126,7 @@ bool prove_args_parse(int argc, char **argv, struct prove_args *a)
         .topics = 8,
         .rate = 2000,
         .kill_every_s = 3,
+        .qos = 1,
         .seed = (uint32_t)(mm_clock_realtime_ms() ^ (uint64_t)getpid() << 16),
     };
     optind = 0; /* the GNU way to begin anew */
@@ -165,6 +174,19 @@ bool prove_args_plugin(const struct prove_args *a, char path[PROVE_PATH_LEN])
     return false;
 }
 
+bool prove_args_power_library(const char *plugin, char path[PROVE_PATH_LEN])
+{
+    char place[PROVE_PATH_LEN + 32];
+    const char *slash = strrchr(plugin, '/');
+    snprintf(place, sizeof place, "%.*s/metamorphosis_power.so",
+             slash == NULL ? 0 : (int)(slash - plugin), plugin);
+    if (realpath(place, path) != NULL) {
+        return true;
+    }
+    fprintf(stderr, "metamorphosis: --power: there is no %s\n", place);
+    return false;
+}
+
 static bool is_given(const struct prove_args *a, const char *name)
 {
     size_t len = strlen(name);
@@ -180,6 +202,7 @@ bool prove_args_configure(const struct prove_args *a,
                           const struct prove_broker *b,
                           const char *plugin,
                           const char *topic,
+                          const char *kafka,
                           uint32_t linger_ms)
 {
     static const struct
@@ -199,14 +222,15 @@ bool prove_args_configure(const struct prove_args *a,
     }
     fprintf(file, "plugin %s\n", plugin);
     fprintf(file, "plugin_opt_mqtt_topic prove/#\nplugin_opt_payload_format raw\n");
-    fprintf(file, "plugin_opt_kafka_broker %s\nplugin_opt_kafka_topic %s\n", a->kafka, topic);
+    fprintf(file, "plugin_opt_kafka_broker %s\nplugin_opt_kafka_topic %s\n", kafka, topic);
     fprintf(file, "plugin_opt_spool_dir %s/spool\n", b->dir);
     for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++) {
         if (!is_given(a, usual[i].name)) {
             fprintf(file, "plugin_opt_%s %s\n", usual[i].name, usual[i].value);
         }
     }
-    if (!is_given(a, "kafka_linger_ms") && !is_given(a, "config_file")) {
+    if (!is_given(a, "kafka_linger_ms") && !is_given(a, "rdkafka.linger.ms") &&
+        !is_given(a, "config_file")) {
         fprintf(file, "plugin_opt_kafka_linger_ms %" PRIu32 "\n", linger_ms);
     }
     for (size_t i = 0; i < a->n_options; i++) {

@@ -25,6 +25,8 @@ struct prove_args
     uint32_t rate;
     uint32_t kill_every_s;
     uint32_t seed;
+    uint32_t qos;
+    bool power;
     bool keep;
     bool json;
 };
@@ -36,12 +38,17 @@ bool prove_args_parse(int argc, char **argv, struct prove_args *a);
  * installed. False: there is none, which standard error was told. */
 bool prove_args_plugin(const struct prove_args *a, char path[PROVE_PATH_LEN]);
 
+/* The library that keeps what the broker syncs (power_preload.c), which lies beside the plugin.
+ * False: it does not, which standard error was told. */
+bool prove_args_power_library(const char *plugin, char path[PROVE_PATH_LEN]);
+
 /* Write the broker's mosquitto.conf. linger_ms counts if no --option says something of that. False:
  * why was told to standard error. */
 bool prove_args_configure(const struct prove_args *a,
                           const struct prove_broker *b,
                           const char *plugin,
                           const char *topic,
+                          const char *kafka,
                           uint32_t linger_ms);
 
 #endif

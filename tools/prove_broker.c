@@ -46,16 +46,33 @@ static bool fail(const char *what)
 
 bool prove_broker_make(struct prove_broker *b, const char *program)
 {
-    const char *parent = getenv("TMPDIR");
+    const char *named = getenv("TMPDIR");
+    char parent[4096];
     *b = (struct prove_broker){.program = program};
-    int n = snprintf(b->dir, sizeof b->dir, "%s/metamorphosis-prove-XXXXXX",
-                     parent == NULL || parent[0] == '\0' ? "/tmp" : parent);
+    int n = realpath(named == NULL || named[0] == '\0' ? "/tmp" : named, parent) == NULL
+                ? -1
+                : snprintf(b->dir, sizeof b->dir, "%s/metamorphosis-prove-XXXXXX", parent);
     if (n < 0 || (size_t)n >= sizeof b->dir || mkdtemp(b->dir) == NULL) {
         return fail("a directory for the broker");
     }
     snprintf(b->config, sizeof b->config, "%s/mosquitto.conf", b->dir);
     b->port = free_port();
     return b->port != 0 ? true : fail("a port of 127.0.0.1");
+}
+
+/* In the child: what is preloaded already stays. */
+static void watch_syncs(const struct prove_broker *b)
+{
+    char text[2 * sizeof b->dir];
+    const char *others = getenv("LD_PRELOAD");
+    snprintf(text, sizeof text, "%s%s%s", others == NULL ? "" : others,
+             others == NULL || others[0] == '\0' ? "" : ":", b->preload);
+    setenv("LD_PRELOAD", text, 1);
+    setenv("MM_POWER_WATCHED", b->dir, 1);
+    snprintf(text, sizeof text, "%s/disk", b->dir);
+    setenv("MM_POWER_DISK", text, 1);
+    snprintf(text, sizeof text, "%s/" PROVE_BROKER_SLOWEST, b->dir);
+    setenv("MM_POWER_SLOWEST", text, 1);
 }
 
 /* In the child. */
@@ -67,6 +84,9 @@ static void become_broker(const struct prove_broker *b, int log_fd)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(log_fd, STDOUT_FILENO);
     dup2(log_fd, STDERR_FILENO);
+    if (b->preload[0] != '\0') {
+        watch_syncs(b);
+    }
     if (b->program != NULL) {
         execl(b->program, b->program, "-c", b->config, (char *)NULL);
     } else {

@@ -10,10 +10,15 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* In dir: how long its longest sync took, when one counts; see power_preload.c. */
+#define PROVE_BROKER_SLOWEST "slowest"
+
 struct prove_broker
 {
-    char dir[4096];    /* mosquitto.conf, mosquitto.log, spool/ */
-    char config[4128]; /* its mosquitto.conf */
+    char dir[4096];     /* mosquitto.conf, mosquitto.log, spool/ */
+    char config[4128];  /* its mosquitto.conf */
+    char preload[4096]; /* counts its syncs, and keeps what they made safe in disk/; "": nobody does
+                         */
     const char *program;
     uint16_t port; /* on 127.0.0.1, as long as nobody else takes it while the broker is down */
     pid_t pid;     /* 0: it does not run */

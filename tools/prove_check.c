@@ -18,6 +18,15 @@ struct bits
     size_t n_bytes;
 };
 
+/* The numbers in mm-id that have come, of one spool between two failures of the power: with each
+ * they jump by 2^32, or begin anew. */
+struct ids
+{
+    char uuid[UUID_LEN + 1];
+    uint32_t epoch; /* the number's upper half */
+    struct bits numbers;
+};
+
 struct prove_check
 {
     struct kafka_ask *ask;
@@ -27,10 +36,12 @@ struct prove_check
     rd_kafka_queue_t *queue;
     int32_t n_partitions;
     int32_t n_started;
-    struct bits *seen; /* messages, by client */
-    uint64_t *next;    /* by client and MQTT topic: how many are up to the last one that came */
-    char uuid[UUID_LEN + 1];      /* of the spool */
-    struct bits ids;              /* the numbers in mm-id */
+    struct bits *seen;    /* messages, by client */
+    struct bits *excused; /* the same */
+    uint64_t *next;       /* by client and MQTT topic: how many are up to the last one that came */
+    uint32_t n_failures;  /* of the power */
+    struct ids *ids;
+    size_t n_ids;
     struct prove_check_figures n; /* what was found */
     char fault[PROVE_CHECK_WHY_LEN];
     bool no_memory;
@@ -71,8 +82,35 @@ static void wrong(struct prove_check *c, const rd_kafka_message_t *m, const char
     }
 }
 
-/* The number in mm-id. False: there is none, or it is another spool's. */
-static bool read_id(struct prove_check *c, const rd_kafka_message_t *m, uint64_t *seq)
+/* The numbers that this one belongs to. NULL: it is none that the spool may have now. */
+static struct ids *find_ids(struct prove_check *c, const char *uuid, uint64_t seq)
+{
+    uint64_t epoch = seq >> 32;
+    for (size_t i = c->n_ids; i > 0; i--) {
+        if (c->ids[i - 1].epoch == epoch && memcmp(c->ids[i - 1].uuid, uuid, UUID_LEN) == 0) {
+            return &c->ids[i - 1];
+        }
+    }
+    if (c->n_ids > c->n_failures || epoch > c->n_failures) {
+        return NULL;
+    }
+    struct ids *grown = realloc(c->ids, (c->n_ids + 1) * sizeof *grown);
+    if (grown == NULL) {
+        c->no_memory = true;
+        return NULL;
+    }
+    c->ids = grown;
+    struct ids *ids = &grown[c->n_ids++];
+    *ids = (struct ids){.epoch = (uint32_t)epoch};
+    memcpy(ids->uuid, uuid, UUID_LEN);
+    return ids;
+}
+
+/* The number in mm-id, and those it belongs to. False: there is none, or it is another spool's. */
+static bool read_id(struct prove_check *c,
+                    const rd_kafka_message_t *m,
+                    struct ids **ids,
+                    uint32_t *number)
 {
     rd_kafka_headers_t *headers;
     const void *value;
@@ -85,13 +123,29 @@ static bool read_id(struct prove_check *c, const rd_kafka_message_t *m, uint64_t
     }
     memcpy(text, value, len);
     text[len] = '\0';
-    if (c->uuid[0] == '\0') {
-        memcpy(c->uuid, text, UUID_LEN);
-    }
     char *end;
-    *seq = strtoull(text + UUID_LEN + 1, &end, 10);
-    /* Its numbers begin at 1 and have no gaps as long as the system is not restarted. */
-    return *end == '\0' && memcmp(c->uuid, text, UUID_LEN) == 0 && *seq >> 40 == 0;
+    uint64_t seq = strtoull(text + UUID_LEN + 1, &end, 10);
+    if (*end != '\0') {
+        return false;
+    }
+    *ids = find_ids(c, text, seq);
+    *number = (uint32_t)seq;
+    return *ids != NULL;
+}
+
+static void overtaken(struct prove_check *c,
+                      const rd_kafka_message_t *m,
+                      uint32_t client,
+                      uint64_t n,
+                      uint64_t missing)
+{
+    c->n.n_overtaken++;
+    if (c->fault[0] == '\0') {
+        snprintf(c->fault, sizeof c->fault,
+                 "partition %" PRId32 ", offset %" PRId64 ": message %" PRIu64 " of client %" PRIu32
+                 " came before message %" PRIu64 " of the same MQTT topic",
+                 m->partition, m->offset, n, client, missing);
+    }
 }
 
 /* A message that is there for the first time. */
@@ -108,14 +162,12 @@ static void take_message(struct prove_check *c,
         c->n.n_disorder++;
         return;
     }
-    if (index > *next && c->fault[0] == '\0') {
-        snprintf(c->fault, sizeof c->fault,
-                 "partition %" PRId32 ", offset %" PRId64 ": message %" PRIu64 " of client %" PRIu32
-                 " came before message %" PRIu64 " of the same MQTT topic",
-                 m->partition, m->offset, n, client,
-                 *next * c->load.n_topics + n % c->load.n_topics);
+    for (; *next < index; (*next)++) {
+        uint64_t missing = *next * c->load.n_topics + n % c->load.n_topics;
+        if (!has(&c->excused[client], missing)) {
+            overtaken(c, m, client, n, missing);
+        }
     }
-    c->n.n_overtaken += index - *next;
     *next = index + 1;
 }
 
@@ -123,7 +175,8 @@ static void take_record(struct prove_check *c, const rd_kafka_message_t *m)
 {
     uint32_t client;
     uint64_t n;
-    uint64_t seq;
+    struct ids *ids;
+    uint32_t number;
     char topic[PROVE_TOPIC_LEN];
     uint8_t payload[PROVE_PAYLOAD_MAX];
     if (!prove_which(&c->load, m->payload, m->len, &client, &n)) {
@@ -139,15 +192,15 @@ static void take_record(struct prove_check *c, const rd_kafka_message_t *m)
         wrong(c, m, "its key is not the MQTT topic of its payload");
         return;
     }
-    if (!read_id(c, m, &seq)) {
+    if (!read_id(c, m, &ids, &number)) {
         wrong(c, m, "it has no mm-id of this spool");
         return;
     }
-    if (has(&c->ids, seq)) {
+    if (has(&ids->numbers, number)) {
         c->n.n_repeats++;
         return;
     }
-    c->no_memory = c->no_memory || !add(&c->ids, seq);
+    c->no_memory = c->no_memory || !add(&ids->numbers, number);
     if (has(&c->seen[client], n)) {
         c->n.n_sent_again++;
         return;
@@ -293,8 +346,9 @@ bool prove_check_open(struct kafka_ask *ask,
     }
     *c = (struct prove_check){.ask = ask, .load = *load, .topic = strdup(topic)};
     c->seen = calloc(load->n_clients, sizeof *c->seen);
+    c->excused = calloc(load->n_clients, sizeof *c->excused);
     c->next = calloc((size_t)load->n_clients * load->n_topics, sizeof *c->next);
-    if (c->topic == NULL || c->seen == NULL || c->next == NULL) {
+    if (c->topic == NULL || c->seen == NULL || c->excused == NULL || c->next == NULL) {
         return false;
     }
     if ((make && !make_topic(c, why, why_len)) || !find_topic(c, why, why_len) ||
@@ -322,7 +376,7 @@ uint64_t prove_check_missing(const struct prove_check *c,
 {
     uint64_t n_missing = 0;
     for (uint64_t i = n; i > 0; i--) {
-        if (!has(&c->seen[client], i - 1)) {
+        if (!has(&c->seen[client], i - 1) && !has(&c->excused[client], i - 1)) {
             n_missing++;
             *first = i - 1;
         }
@@ -330,13 +384,38 @@ uint64_t prove_check_missing(const struct prove_check *c,
     return n_missing;
 }
 
+void prove_check_power_failed(struct prove_check *c)
+{
+    c->n_failures++;
+}
+
+bool prove_check_excuse(struct prove_check *c, uint32_t client, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i < to; i++) {
+        if (!add(&c->excused[client], i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint64_t prove_check_excused(const struct prove_check *c, uint32_t client, uint64_t n)
+{
+    uint64_t n_excused = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        n_excused += has(&c->excused[client], i) && !has(&c->seen[client], i);
+    }
+    return n_excused;
+}
+
 uint64_t prove_check_awaited(const struct prove_check *c, uint32_t client, uint64_t n)
 {
     uint64_t n_awaited = 0;
     for (uint32_t i = 0; i < c->load.n_topics; i++) {
-        uint64_t n_topic = (n + c->load.n_topics - 1 - i) / c->load.n_topics;
         uint64_t next = c->next[(size_t)client * c->load.n_topics + i];
-        n_awaited += n_topic > next ? n_topic - next : 0;
+        for (uint64_t k = next * c->load.n_topics + i; k < n; k += c->load.n_topics) {
+            n_awaited += !has(&c->excused[client], k);
+        }
     }
     return n_awaited;
 }
@@ -355,12 +434,17 @@ void prove_check_close(struct prove_check *c)
     if (c->queue != NULL) {
         rd_kafka_queue_destroy(c->queue);
     }
-    for (uint32_t i = 0; c->seen != NULL && i < c->load.n_clients; i++) {
+    for (uint32_t i = 0; c->seen != NULL && c->excused != NULL && i < c->load.n_clients; i++) {
         free(c->seen[i].bytes);
+        free(c->excused[i].bytes);
+    }
+    for (size_t i = 0; i < c->n_ids; i++) {
+        free(c->ids[i].numbers.bytes);
     }
     free(c->seen);
+    free(c->excused);
     free(c->next);
-    free(c->ids.bytes);
+    free(c->ids);
     free(c->topic);
     free(c);
 }

@@ -45,11 +45,22 @@ void prove_check_figures(const struct prove_check *c, struct prove_check_figures
 /* The first of what is wrong, in words; "": nothing is. */
 const char *prove_check_first_fault(const struct prove_check *c);
 
-/* How many of a client's first n messages are not in Kafka? *first is the first of them. */
+/* How many of a client's first n messages are not in Kafka, and have no excuse? *first is the first
+ * of them. */
 uint64_t prove_check_missing(const struct prove_check *c,
                              uint32_t client,
                              uint64_t n,
                              uint64_t *first);
+
+/* The power has failed. Numbers of mm-id may jump, or be another spool's. */
+void prove_check_power_failed(struct prove_check *c);
+
+/* These messages of a client may be missing: those from from on, and before to. False: out of
+ * memory. */
+bool prove_check_excuse(struct prove_check *c, uint32_t client, uint64_t from, uint64_t to);
+
+/* How many of a client's first n messages are not in Kafka and may be missing? */
+uint64_t prove_check_excused(const struct prove_check *c, uint32_t client, uint64_t n);
 
 /* How many of a client's first n messages may come yet? Those that were overtaken come too late. */
 uint64_t prove_check_awaited(const struct prove_check *c, uint32_t client, uint64_t n);

@@ -21,6 +21,7 @@
 #define WINDOW 20 /* messages of a client that are not acknowledged; Mosquitto's own limit */
 #define OUT_LEN ((size_t)64 * 1024)
 #define IN_LEN 512
+#define SLACK 512 /* for the head of a PUBLISH, and a PUBREL for all of the window */
 #define RETRY_NS (20 * NS_PER_MS)
 #define TURN_MS 2
 #define HEAD_LEN 30 /* of a payload: "RRRRRRRR CCCC NNNNNNNNNNNNNNNN" */
@@ -29,7 +30,11 @@ enum {
     CONNECT = 0x10,
     CONNACK = 0x20,
     PUBLISH_QOS_1 = 0x32,
+    PUBLISH_QOS_2 = 0x34,
     PUBACK = 0x40,
+    PUBREC = 0x50,
+    PUBREL = 0x62,
+    PUBCOMP = 0x70,
 };
 
 enum client_state {
@@ -45,8 +50,9 @@ struct client
     int fd;
     uint64_t retry_ns;
     uint64_t n_made;
-    uint64_t n_acked;
-    uint64_t next; /* to be sent by this connection */
+    _Atomic uint64_t n_acked;
+    uint64_t n_done; /* those of them that the broker will say no more about */
+    uint64_t next;   /* to be sent by this connection */
     uint8_t in[IN_LEN];
     size_t in_len;
     uint8_t *out;
@@ -65,6 +71,7 @@ struct prove_load
     _Atomic uint64_t n_made;
     _Atomic uint64_t n_acked;
     _Atomic uint64_t n_connections;
+    _Atomic uint32_t n_up; /* clients with a connection */
     _Atomic uint64_t n_sent_again;
     uint32_t first; /* client to be served */
     double tokens;  /* messages that may be made now */
@@ -177,7 +184,7 @@ static void append_publish(struct prove_load *l, struct client *c)
     size_t len = prove_message(&l->opts, c->number, c->next, topic, payload);
     size_t topic_len = strnlen(topic, sizeof topic);
     uint8_t *p = c->out + c->out_end;
-    p += put_head(p, PUBLISH_QOS_1, 2 + topic_len + 2 + len);
+    p += put_head(p, l->opts.qos == 2 ? PUBLISH_QOS_2 : PUBLISH_QOS_1, 2 + topic_len + 2 + len);
     p += put_u16(p, topic_len);
     memcpy(p, topic, topic_len);
     p += topic_len;
@@ -186,11 +193,20 @@ static void append_publish(struct prove_load *l, struct client *c)
     c->out_end = (size_t)(p - c->out) + len;
 }
 
+static void append_release(struct client *c, uint64_t n)
+{
+    uint8_t *p = c->out + c->out_end;
+    p += put_head(p, PUBREL, 2);
+    p += put_u16(p, packet_id(n));
+    c->out_end = (size_t)(p - c->out);
+}
+
 /* --- connections --------------------------------------------------------------------------------
  */
 
-static void let_go(struct client *c, uint64_t now)
+static void let_go(struct prove_load *l, struct client *c, uint64_t now)
 {
+    atomic_fetch_sub(&l->n_up, c->state == CLIENT_UP);
     if (c->fd >= 0) {
         close(c->fd);
     }
@@ -209,7 +225,7 @@ static void come(struct prove_load *l, struct client *c, uint64_t now)
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->fd < 0 || (connect(c->fd, (const struct sockaddr *)&address, sizeof address) != 0 &&
                       errno != EINPROGRESS)) {
-        let_go(c, now);
+        let_go(l, c, now);
         return;
     }
     int one = 1;
@@ -241,15 +257,30 @@ static bool take_packet(struct prove_load *l, struct client *c, const uint8_t *p
             return false;
         }
         c->state = CLIENT_UP;
+        atomic_fetch_add(&l->n_up, 1);
         atomic_fetch_add(&l->n_connections, 1);
         atomic_fetch_add(&l->n_sent_again, c->next - c->n_acked);
         c->next = c->n_acked;
+        c->n_done = c->n_acked; /* a clean session: it has no releases */
+        return true;
+    }
+    int id = packet[2] << 8 | packet[3];
+    if (l->opts.qos == 2 && packet[0] == PUBCOMP) {
+        if (c->n_done >= c->n_acked || id != packet_id(c->n_done)) {
+            return false;
+        }
+        c->n_done++;
         return true;
     }
     /* In the order in which they were published (MQTT 3.1.1, 4.6). */
-    if (packet[0] != PUBACK || c->n_acked >= c->next ||
-        (packet[2] << 8 | packet[3]) != packet_id(c->n_acked)) {
+    if (packet[0] != (l->opts.qos == 2 ? PUBREC : PUBACK) || c->n_acked >= c->next ||
+        id != packet_id(c->n_acked)) {
         return false;
+    }
+    if (l->opts.qos == 2) {
+        append_release(c, c->n_acked);
+    } else {
+        c->n_done++;
     }
     c->n_acked++;
     atomic_fetch_add(&l->n_acked, 1);
@@ -281,7 +312,7 @@ static bool receive(struct prove_load *l, struct client *c)
 /* Put what may go out now into the buffer. */
 static void fill(struct prove_load *l, struct client *c, bool may_make)
 {
-    while (c->next - c->n_acked < WINDOW && OUT_LEN - c->out_end > PROVE_PAYLOAD_MAX + 128) {
+    while (c->next - c->n_done < WINDOW && OUT_LEN - c->out_end > PROVE_PAYLOAD_MAX + SLACK) {
         if (c->next == c->n_made) {
             if (!may_make || l->tokens < 1) {
                 return;
@@ -331,7 +362,7 @@ static void turn(struct prove_load *l)
     for (uint32_t i = 0; i < l->opts.n_clients; i++) {
         struct client *c = &l->clients[i];
         if (c->state != CLIENT_DOWN && !flush(c)) {
-            let_go(c, now);
+            let_go(l, c, now);
         }
         short more = c->out_begin < c->out_end ? POLLOUT : 0;
         l->polls[i] = (struct pollfd){.fd = c->fd, .events = (short)(POLLIN | more)};
@@ -342,7 +373,7 @@ static void turn(struct prove_load *l)
         struct client *c = &l->clients[i];
         if (c->state != CLIENT_DOWN && (l->polls[i].revents & (POLLIN | POLLHUP | POLLERR)) != 0 &&
             !receive(l, c)) {
-            let_go(c, now);
+            let_go(l, c, now);
         }
     }
 }
@@ -360,7 +391,7 @@ static void *load_main(void *arg)
         turn(l);
     }
     for (uint32_t i = 0; i < l->opts.n_clients; i++) {
-        let_go(&l->clients[i], 0);
+        let_go(l, &l->clients[i], 0);
     }
     return NULL;
 }
@@ -419,14 +450,14 @@ void prove_load_figures(const struct prove_load *l, struct prove_load_figures *o
     };
 }
 
-uint64_t prove_load_made(const struct prove_load *l, uint32_t client)
-{
-    return l->clients[client].n_made;
-}
-
 uint64_t prove_load_acked(const struct prove_load *l, uint32_t client)
 {
     return l->clients[client].n_acked;
+}
+
+uint32_t prove_load_connected(const struct prove_load *l)
+{
+    return atomic_load(&l->n_up);
 }
 
 void prove_load_free(struct prove_load *l)

@@ -1,9 +1,11 @@
 /* prove_load.h - publishers for "prove", who keep what is not acknowledged and send it again.
  *
- * Each of some MQTT 3.1.1 clients publishes messages of QoS 1, numbered from 0, with a window of
- * those that are not acknowledged; message n goes to its topic n % n_topics. When its connection
+ * Each of some MQTT 3.1.1 clients publishes messages of QoS 1 or 2, numbered from 0, with a window
+ * of those that are not acknowledged; message n goes to its topic n % n_topics. When its connection
  * ends it comes again and goes on at the oldest message that was not acknowledged, as clients do
- * that lose nothing. The rate is not even: pauses and bursts follow each other at random. */
+ * that lose nothing. A message of QoS 2 is acknowledged by its PUBREC, from which on it is the
+ * broker's; its place in the window is free when PUBCOMP has come, too. The rate is not even:
+ * pauses and bursts follow each other at random. */
 #ifndef PROVE_LOAD_H
 #define PROVE_LOAD_H
 
@@ -24,6 +26,7 @@ struct prove_load_options
     uint32_t n_topics; /* of each client */
     uint32_t rate;     /* messages a second of all together, on average */
     uint32_t payload_max;
+    uint8_t qos;  /* 1 or 2 */
     uint32_t run; /* the number of this run; it is in topics and payloads */
 };
 
@@ -44,10 +47,12 @@ bool prove_load_stop(struct prove_load *l, uint32_t timeout_ms);
 
 void prove_load_figures(const struct prove_load *l, struct prove_load_figures *out);
 
-/* After the stop: messages of a client that were made, and that were acknowledged. The first ones
- * are. */
-uint64_t prove_load_made(const struct prove_load *l, uint32_t client);
+/* Messages of a client that were acknowledged: its first ones. */
 uint64_t prove_load_acked(const struct prove_load *l, uint32_t client);
+
+/* How many have a connection? When the broker is gone and it is none, each has read what the broker
+ * sent. */
+uint32_t prove_load_connected(const struct prove_load *l);
 
 /* Accepts NULL. After the stop. */
 void prove_load_free(struct prove_load *l);

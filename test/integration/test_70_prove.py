@@ -29,7 +29,7 @@ def prove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     broker = mosquitto_binary()
     if preloaded():
         wrapper = tmp_path / "mosquitto"
-        wrapper.write_text(f'#!/bin/sh\nLD_PRELOAD="{preloaded()}" exec "{broker}" "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nLD_PRELOAD="{preloaded()} $LD_PRELOAD" exec "{broker}" "$@"\n')
         wrapper.chmod(0o755)
         broker = str(wrapper)
 
@@ -84,6 +84,64 @@ def test_a_mutant_is_found(
     figure(f"{report['kills']} kills, {report['lost']} of {report['acknowledged']} lost")
 
 
+# What is written to the disk at once, or soon: the arguments of prove.
+_ALWAYS = ["--power", "--option", "spool_sync=always"]
+_SOON = ["--power", "--option", "spool_sync=interval", "--option", "spool_sync_interval_ms=50"]
+
+
+@pytest.mark.parametrize("policy", [_ALWAYS, _SOON], ids=["always", "interval"])
+def test_the_power_fails(
+    kafka: Cluster, prove: Callable[..., list[str]], tmp_path: Path, figure: Callable[[str], None], policy: list[str]
+) -> None:
+    """Each time the broker finds what it had synced and a part of what it had not: with always all that it
+    acknowledged is in Kafka, with interval all but what it acknowledged just before."""
+    minutes = "20" if long_form() else "0.2"
+    args = prove(kafka.bootstrap, "--minutes", minutes, "--kill-every", "1", *policy)
+    outcome = tool(*args, timeout=60 * float(minutes) + 200)
+    assert outcome.code == 0, outcome
+    report = outcome.document
+    assert report["good"] and report["power_failures"] >= 3 and report["acknowledged"] > 100
+    assert report["lost"] == report["out_of_order"] == report["wrong"] == report["not_acknowledged"] == 0
+    assert report["in_kafka"] + report["taken_by_power"] == report["acknowledged"]
+    assert policy is not _ALWAYS or report["taken_by_power"] == 0
+    assert not _left(tmp_path)
+    figure(
+        f"{report['power_failures']} power failures, {report['kills']} kills, {report['acknowledged']} acknowledged, "
+        f"0 lost, {report['taken_by_power']} taken as the policy allows"
+    )
+
+
+@pytest.mark.parametrize(("rule", "policy"), [("sync_always", _ALWAYS), ("sync_interval", _SOON)])
+def test_a_mutant_is_found_by_power_failures(
+    kafka: Cluster, prove: Callable[..., list[str]], figure: Callable[[str], None], rule: str, policy: list[str]
+) -> None:
+    """sync_always: a message is acknowledged before the disk has it. sync_interval: when the disk gets it is left to
+    the system. No kill shows that."""
+    mutant = plugin_file().parent / f"metamorphosis_mutant_{rule}.so"
+    args = prove(kafka.bootstrap, "--minutes", "3", "--kill-every", "1", "--plugin", mutant, *policy)
+    outcome = tool(*args, timeout=230)
+    assert outcome.code == 1, outcome
+    report = outcome.document
+    assert not report["good"] and report["lost"] > 0 and report["not_found_out"] == "", outcome
+    assert report["wrong"] == 0
+    figure(f"{report['power_failures']} power failures, {report['lost']} of {report['acknowledged']} lost")
+
+
+def test_qos_2(
+    kafka: Cluster, prove: Callable[..., list[str]], tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    """What got its PUBREC is in Kafka."""
+    minutes = "10" if long_form() else "0.15"
+    args = prove(kafka.bootstrap, "--minutes", minutes, "--kill-every", "1", "--qos", "2")
+    outcome = tool(*args, timeout=60 * float(minutes) + 200)
+    assert outcome.code == 0, outcome
+    report = outcome.document
+    assert report["good"] and report["qos"] == 2 and report["kills"] >= 3
+    assert report["in_kafka"] == report["acknowledged"] > 100
+    assert not _left(tmp_path)
+    figure(f"{report['kills']} kills, {report['acknowledged']} of QoS 2, 0 lost")
+
+
 def test_an_existing_topic(kafka: Cluster, prove: Callable[..., list[str]], tmp_path: Path) -> None:
     """What is in it already does not count, and it stays."""
     topic = kafka.new_topic(partitions=2)
@@ -120,6 +178,8 @@ def test_what_cannot_be_found_out_is_no_proof(
     assert none.code == 1 and "Kafka topic not-there: " in none.err
     bad = tool(*prove(kafka.bootstrap, "--minutes", "0.1", "--option", "spool_sync=perhaps"), timeout=100)
     assert bad.code == 1 and "spool_sync" in bad.err and "expected never, interval or always" in bad.err
+    never = tool(*prove(kafka.bootstrap, "--power", "--option", "spool_sync=never"), timeout=100)
+    assert never.code == 1 and "with spool_sync never nothing is promised" in never.err
     assert not _left(tmp_path)
     full = tool(*prove(kafka.bootstrap, "--minutes", "0.1", "--mosquitto", "/bin/false"), timeout=100)
     assert full.code == 1 and full.document["not_found_out"] == "the broker ended with exit code 1"
@@ -146,6 +206,7 @@ def test_use(prove: Callable[..., list[str]]) -> None:
         ["--rate", "0"],
         ["--option", "spool_sync"],
         ["--clients", "1001"],
+        ["--qos", "0"],
         ["more"],
         ["--unknown"],
     ):
