@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -273,9 +274,10 @@ class Broker:
         """The TCP ports on which the broker's process listens."""
         inodes = set()
         for fd in Path(f"/proc/{self.pid}/fd").iterdir():
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-            if found:
-                inodes.add(found[1])
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
+                if found:
+                    inodes.add(found[1])
         ports_found = set()
         for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{self.pid}/net/{table}").read_text().splitlines()[1:]:
