@@ -48,8 +48,10 @@ def _publish(port: int, client_id: str, username: str) -> None:
     client.loop_stop()
 
 
-def _arguments(directory: Path, client_id: str, username: str, index: int) -> list[str]:
+def _arguments(directory: Path, client_id: str, username: str, index: int, properties: bool) -> list[str]:
     topic, qos, retain, payload, given = _MESSAGES[index]
+    if not properties:
+        given = {}
     file = directory / f"payload-{index}"
     file.write_bytes(payload)
     arguments = ["--topic", topic, "--client-id", client_id, "--username", username, "--qos", str(qos)]
@@ -81,7 +83,7 @@ def test_the_tool_tells_what_the_plugin_does(
     kafka: Cluster, make_broker: MakeBroker, tmp_path: Path, partitioner: str
 ) -> None:
     """Messages with all that MQTT 5 has, by routes of every kind: Kafka topic, key, partition, size of the value and
-    headers of each record in Kafka are those that the tool told."""
+    headers of each record in Kafka are those that the tool told. It is told of the properties that the plugin sees."""
     plant, raw, text, who, keyless, fallback = (kafka.new_topic(partitions=7) for _ in range(6))
     prefix = kafka.new_topic()
     made = kafka.create_topic(f"{prefix}.of", partitions=5)
@@ -104,9 +106,10 @@ def test_the_tool_tells_what_the_plugin_does(
     broker.health_port = 0
     broker.start()
     _publish(broker.port, "the client", "alice")
+    shown = broker.shows_properties()
     told = []
     for index in range(len(_MESSAGES)):
-        arguments = _arguments(tmp_path, "the client", "alice", index)
+        arguments = _arguments(tmp_path, "the client", "alice", index, shown)
         document = good("route", "--json", "--connect", "--config", file, *arguments).document
         assert document["taken"] and not document["too_large"] and document["error"] is None
         if document["route"] is not None:
