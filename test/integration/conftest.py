@@ -9,6 +9,7 @@ MM_TEST_PRELOAD=libraries    preloaded into the broker: the run-time library of 
 MM_TEST_LONG=1               outages of 30 s and more, a thousand kills, 2 GiB of backlog, instead of a few
 MM_TEST_PASSED=file          names what has passed: those tests are left out, and more are added, so that a run that was
                              stopped goes on
+MM_TEST_SOAK=seconds         how long test_71_soak.py goes on, in its long form an hour
 MM_TEST_SEED=number          of the random tests, to see a run again that they have printed
 """
 
