@@ -21,7 +21,6 @@ import report  # noqa: E402
 from results import Results  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[1]
-_QUIET = 0.5  # load average
 
 _USAGE = """\
 bench/run [options]                 measure, and print tables
@@ -152,8 +151,8 @@ def compare_files(argv: list[str]) -> int:
     old, new = Results.read(arguments.old), Results.read(arguments.new)
     for title, results in (("old", old), ("new", new)):
         print(f"{title}: {report.about_text(results)}")
-        if results.about["load_at_start"] > _QUIET:
-            print("     other work ran on that machine: small differences are lost in the noise")
+        if compare.busy(results):
+            print("     other work ran on that machine: rates and times are not judged")
     for line in compare.differences(old, new):
         print(f"not the same: {line}")
     if not compare.same_machine(old, new):
@@ -167,7 +166,7 @@ def compare_files(argv: list[str]) -> int:
         return 2
     n_unjudged = sum(not verdict.judged for verdict in found)
     if n_unjudged:
-        print(f"{n_unjudged} figures have fewer than three rounds, too few to judge by")
+        print(f"{n_unjudged} figures are not judged: too few rounds (three are needed), or a busy machine")
     told = [verdict for verdict in found if arguments.all or verdict.worse or verdict.better]
     if told:
         print("\n" + compare.verdict_table(told))

@@ -1,9 +1,10 @@
 """Is it slower than it was? Two files of results, figure by figure.
 
 A figure is *worse* when the medians of the two runs differ by more than what is noise: its margin, and on top of it half
-of what each run's own rounds are apart. With fewer than three rounds nothing is known of that, and nothing is judged. Most
-are ratios to the bare broker of the same turns, which a slower day bends
-on both sides alike; the others are judged only between runs of the same machine.
+of what each run's own rounds are apart. With fewer than three rounds nothing is known of that, and nothing is judged;
+nor is what depends on who gets a core, rates and times, when other work ran on the machine. Most figures are ratios to
+the bare broker of the same turns, which a slower day bends on both sides alike; the others are judged only between runs
+of the same machine.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Figure:
     floor: float  # the least difference that counts, in the figure's unit
     of: Callable[[Results, Cell], Spread | None]
     is_ratio: bool
+    of_time: bool  # it says how long things took, so waits for a core are in it
 
 
 def _base(cell: Cell) -> Cell:
@@ -43,14 +45,14 @@ def _to_bare(name: str, title: str, higher: bool, margin: float, base_name: str 
     def of(results: Results, cell: Cell) -> Spread | None:
         return results.ratio(cell, _base(cell), name, base_name) if cell[1] not in _OTHERS else None
 
-    return Figure(f"{title} / bare", 2, higher, margin, 0.02, of, True)
+    return Figure(f"{title} / bare", 2, higher, margin, 0.02, of, True, higher)
 
 
 def _to_producer(name: str, title: str) -> Figure:
     def of(results: Results, cell: Cell) -> Spread | None:
         return results.ratio(cell, (cell[0], PRODUCER), name) if cell[1] not in _OTHERS else None
 
-    return Figure(f"{title} / bare producer", 2, True, 0.1, 0.02, of, True)
+    return Figure(f"{title} / bare producer", 2, True, 0.1, 0.02, of, True, True)
 
 
 def _plain(name: str, title: str, digits: int, margin: float, floor: float) -> Figure:
@@ -59,7 +61,7 @@ def _plain(name: str, title: str, digits: int, margin: float, floor: float) -> F
     def of(results: Results, cell: Cell) -> Spread | None:
         return results.spread(cell, name) if cell[1] not in _OTHERS else None
 
-    return Figure(title, digits, False, margin, floor, of, False)
+    return Figure(title, digits, False, margin, floor, of, False, name.endswith("_ms"))
 
 
 FIGURES = [
@@ -90,6 +92,7 @@ class Verdict:
     old: Spread
     new: Spread
     noise: float  # by so much the medians may differ
+    busy: bool  # other work ran on the machine
 
     @property
     def better_by(self) -> float:
@@ -98,7 +101,7 @@ class Verdict:
 
     @property
     def judged(self) -> bool:
-        return min(self.old.n, self.new.n) >= _MIN_ROUNDS
+        return min(self.old.n, self.new.n) >= _MIN_ROUNDS and not (self.busy and self.figure.of_time)
 
     @property
     def worse(self) -> bool:
@@ -125,12 +128,18 @@ def judge(old: Spread, new: Spread, figure: Figure, margin: float) -> float:
 def verdicts(old: Results, new: Results, margin: float = 0.0) -> list[Verdict]:
     """Of all figures that both have and that can be compared."""
     found = []
+    any_busy = busy(old) or busy(new)
     for cell in new.cells:
         for figure in FIGURES:
             before, after = figure.of(old, cell), figure.of(new, cell)
             if before is not None and after is not None and (figure.is_ratio or same_machine(old, new)):
-                found.append(Verdict(cell, figure, before, after, judge(before, after, figure, margin)))
+                found.append(Verdict(cell, figure, before, after, judge(before, after, figure, margin), any_busy))
     return found
+
+
+def busy(results: Results) -> bool:
+    """Did others want more than all cores just before it began? (What was built for the run counts a little, too.)"""
+    return bool(results.about["load_at_start"] > results.about["cpus"])
 
 
 def same_machine(old: Results, new: Results) -> bool:

@@ -193,7 +193,16 @@ def test_two_rounds_are_too_few(tmp_path: Path) -> None:
         del entry["rounds"][2:]
     new.write_text(json.dumps(content))
     done = _bench("compare", _results(tmp_path / "old.json"), new)
-    assert done.returncode == 0 and "too few to judge by" in done.stdout and " 0 worse" in done.stdout, done.stdout
+    assert done.returncode == 0 and "too few rounds" in done.stdout and " 0 worse" in done.stdout, done.stdout
+
+
+def test_a_busy_machine_is_judged_by_its_cpu_time_alone(tmp_path: Path) -> None:
+    """Half the rate may be the other work's doing; a fifth more CPU is not."""
+    old, other = _results(tmp_path / "old.json"), {"load_at_start": 3.0}
+    slow = _bench("compare", old, _results(tmp_path / "s.json", _scaled("into Kafka", "rate", 0.5), other))
+    assert slow.returncode == 0 and "other work ran" in slow.stdout and "not judged" in slow.stdout, slow.stdout
+    dear = _bench("compare", old, _results(tmp_path / "d.json", _scaled("into Kafka", "main_us", 1.2), other))
+    assert dear.returncode == 1, dear.stdout
 
 
 def test_the_margin_can_be_wider(tmp_path: Path) -> None:
