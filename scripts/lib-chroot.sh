@@ -218,6 +218,7 @@ end_booted() {
     kill -KILL "$booted_shell" 2>/dev/null || true
     wait "$booted_shell" 2>/dev/null || true
     booted_shell=
+    rm -f "$chroots/booted.log" "$chroots/booted.state"
     # shellcheck disable=SC2016 # the inner shell expands these
     unshare --mount bash -c '
         mount --make-rprivate /
