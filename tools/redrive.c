@@ -2,16 +2,11 @@
 
 #include "interrupt.h"
 #include "mm_clock.h"
-#include "mm_contact.h"
 #include "mm_error.h"
-#include "mm_kafka.h"
-#include "mm_lanes.h"
-#include "mm_log.h"
-#include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
-#include "mm_thread.h"
 #include "redriven.h"
+#include "resend.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -62,13 +57,8 @@ struct redriver
 {
     const struct redrive_options *opts;
     struct letters *letters;
-    struct mm_config *config;
-    struct mm_lanes *lanes;
-    struct mm_message *message;
-    struct mm_log *log;
+    struct resend resend;
     struct redriven *redriven;
-    struct mm_kafka *kafka;
-    struct mm_contact_told told;
 
     struct parcel *first; /* in the order of the log */
     struct parcel *last;
@@ -213,7 +203,7 @@ static bool find_way(struct redriver *rd,
     if (rd->opts->topic != NULL) {
         *topic = (struct mm_dead_text){rd->opts->topic, (uint32_t)strlen(rd->opts->topic)};
     } else if (was_unroutable(view)) {
-        mm_message_route(rd->config, rd->lanes, rec, way);
+        mm_message_route(rd->resend.config, rd->resend.lanes, rec, way);
         *topic = (struct mm_dead_text){way->kafka_topic, (uint32_t)strlen(way->kafka_topic)};
         if (way->error != NULL) {
             char id[MM_PRINTABLE_LEN];
@@ -252,8 +242,9 @@ static int make_message(struct redriver *rd, struct parcel *p, struct mm_kafka_m
 {
     struct mm_message_source source = {
         .rec = &p->rec, .id = p->id, .id_len = strlen(p->id), .now_ms = mm_clock_realtime_ms()};
-    const struct mm_config_route *route = mm_route_find(rd->config, p->rec.topic, p->rec.topic_len);
-    int err = mm_message_make(rd->message, rd->config, route, &source, m);
+    const struct mm_config_route *route =
+        mm_route_find(rd->resend.config, p->rec.topic, p->rec.topic_len);
+    int err = mm_message_make(rd->resend.message, rd->resend.config, route, &source, m);
     if (err != 0) {
         return err;
     }
@@ -362,20 +353,9 @@ static void on_report(void *arg, const struct mm_kafka_report *r)
 
 static bool make_producer(struct redriver *rd)
 {
-    struct mm_kafka_options opts = {
-        .config = rd->config,
-        .single = true, /* one bad letter must not take others with it */
-        .on_report = on_report,
-        .arg = rd,
-        .log = rd->log,
-        .told = &rd->told,
-    };
-    /* The client's threads inherit the mask: signals are for this thread. */
-    sigset_t before;
     char errstr[512];
-    mm_thread_block_signals(&before);
-    int err = mm_kafka_new(&opts, &rd->kafka, errstr, sizeof errstr);
-    mm_thread_restore_signals(&before);
+    /* Single: one bad letter must not take others with it. */
+    int err = resend_start(&rd->resend, true, on_report, rd, errstr, sizeof errstr);
     rd->made_ns = mm_clock_monotonic_ns();
     if (err != 0) {
         fail(rd, errstr);
@@ -386,8 +366,7 @@ static bool make_producer(struct redriver *rd)
 /* What had no report until now has none to come. */
 static void end_producer(struct redriver *rd)
 {
-    mm_kafka_close(rd->kafka, DRAIN_MS);
-    rd->kafka = NULL;
+    resend_stop(&rd->resend, DRAIN_MS);
     for (struct parcel *p = rd->first; p != NULL; p = p->next) {
         p->state = p->state == PARCEL_OUT ? PARCEL_WAITING : p->state;
     }
@@ -399,7 +378,7 @@ static void renew_producer(struct redriver *rd)
     const char *error;
     const char *reason;
     bool strict;
-    if (!mm_kafka_failed(rd->kafka, &error, &reason, &strict)) {
+    if (!mm_kafka_failed(rd->resend.kafka, &error, &reason, &strict)) {
         return;
     }
     if (!strict) {
@@ -434,7 +413,7 @@ static void send_parcel(struct redriver *rd, struct parcel *p)
         return;
     }
     struct mm_kafka_report report;
-    int err = mm_kafka_produce(rd->kafka, &m, &report);
+    int err = mm_kafka_produce(rd->resend.kafka, &m, &report);
     if (err == MM_EKAFKA) {
         settle(rd, p, &report);
     } else if (err == 0) {
@@ -486,9 +465,9 @@ static void check_patience(struct redriver *rd, uint64_t now_ns)
     } else if (now_ns - rd->answer_ns > rd->opts->timeout_s * SECOND_NS) {
         char why[512];
         snprintf(why, sizeof why, "no answer from Kafka (%s) for %u s%s%s",
-                 rd->config->kafka_bootstrap, rd->opts->timeout_s,
-                 mm_kafka_last_error(rd->kafka)[0] == '\0' ? "" : ": ",
-                 mm_kafka_last_error(rd->kafka));
+                 rd->resend.config->kafka_bootstrap, rd->opts->timeout_s,
+                 mm_kafka_last_error(rd->resend.kafka)[0] == '\0' ? "" : ": ",
+                 mm_kafka_last_error(rd->resend.kafka));
         fail(rd, why);
     }
 }
@@ -508,9 +487,9 @@ static void send_all(struct redriver *rd)
             break;
         }
         send_window(rd);
-        mm_kafka_poll(rd->kafka, POLL_MS);
+        mm_kafka_poll(rd->resend.kafka, POLL_MS);
         clear_window(rd);
-        mm_log_drain(rd->log, print_line, rd);
+        mm_log_drain(rd->resend.log, print_line, rd);
         renew_producer(rd);
         if (rd->failed) {
             break;
@@ -521,7 +500,7 @@ static void send_all(struct redriver *rd)
     }
     end_producer(rd);
     clear_window(rd);
-    mm_log_drain(rd->log, print_line, rd);
+    mm_log_drain(rd->resend.log, print_line, rd);
 }
 
 /* --- without Kafka ------------------------------------------------------------------------------
@@ -557,21 +536,9 @@ static int prepare(struct redriver *rd)
                                       .n_options = o->n_settings,
                                       .report = report_finding,
                                       .report_arg = rd};
-    int err = mm_config_new(&source, &rd->config);
+    int err = resend_init(&rd->resend, &source);
     if (err == MM_EINVAL) {
         return 2; /* told */
-    }
-    if (err == 0) {
-        err = mm_message_new(&rd->message);
-    }
-    if (err == 0) {
-        err = mm_lanes_new(&rd->lanes);
-    }
-    if (err == 0) {
-        err = mm_lanes_reset(rd->lanes, rd->config);
-    }
-    if (err == 0) {
-        err = mm_log_new(MM_LOG_WARN, &rd->log);
     }
     if (err != 0) {
         fail(rd, mm_strerror(err));
@@ -616,10 +583,7 @@ static void release(struct redriver *rd)
     }
     idset_fini(&rd->taken);
     redriven_close(rd->redriven);
-    mm_log_free(rd->log);
-    mm_message_free(rd->message);
-    mm_lanes_free(rd->lanes);
-    mm_config_free(rd->config);
+    resend_fini(&rd->resend);
 }
 
 int redrive(struct letters *letters, const struct redrive_options *opts)

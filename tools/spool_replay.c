@@ -7,19 +7,13 @@
 #include "human.h"
 #include "interrupt.h"
 #include "mm_clock.h"
-#include "mm_contact.h"
 #include "mm_error.h"
-#include "mm_kafka.h"
-#include "mm_lanes.h"
-#include "mm_log.h"
-#include "mm_message.h"
 #include "mm_route.h"
 #include "mm_text.h"
-#include "mm_thread.h"
+#include "resend.h"
 #include "spool_args.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,13 +61,8 @@ struct bad_topic
 struct replay
 {
     const struct spool_args *args;
-    struct mm_config *config;
-    struct mm_lanes *lanes;
-    struct mm_message *message;
-    struct mm_log *log;
-    struct mm_kafka *kafka;
+    struct resend resend;
     bool single; /* what kafka is */
-    struct mm_contact_told told;
     struct progress progress;
 
     struct mm_inspect *in; /* the log that is read */
@@ -199,7 +188,7 @@ static void refuse_way(struct replay *r,
 static void add_item(struct replay *r, const struct mm_record *rec)
 {
     struct mm_message_way way;
-    mm_message_route(r->config, r->lanes, rec, &way);
+    mm_message_route(r->resend.config, r->resend.lanes, rec, &way);
     if (way.error != NULL) {
         refuse_way(r, rec, &way);
         return;
@@ -210,7 +199,7 @@ static void add_item(struct replay *r, const struct mm_record *rec)
     struct item *item = &r->items[r->n_items++];
     *item = (struct item){.seq = rec->seq,
                           .time_ms = rec->time_ms,
-                          .kafka_topic = mm_lanes_name(r->lanes, way.lane),
+                          .kafka_topic = mm_lanes_name(r->resend.lanes, way.lane),
                           .flags = rec->flags,
                           .topic_len = rec->topic_len,
                           .payload_len = rec->payload_len,
@@ -338,18 +327,8 @@ static void on_report(void *arg, const struct mm_kafka_report *report)
 
 static bool make_producer(struct replay *r, bool single)
 {
-    struct mm_kafka_options opts = {.config = r->config,
-                                    .single = single,
-                                    .on_report = on_report,
-                                    .arg = r,
-                                    .log = r->log,
-                                    .told = &r->told};
-    /* The client's threads inherit the mask: signals are for this thread. */
-    sigset_t before;
     char errstr[512];
-    mm_thread_block_signals(&before);
-    int err = mm_kafka_new(&opts, &r->kafka, errstr, sizeof errstr);
-    mm_thread_restore_signals(&before);
+    int err = resend_start(&r->resend, single, on_report, r, errstr, sizeof errstr);
     r->single = single;
     if (err != 0) {
         fail(r, errstr);
@@ -359,8 +338,7 @@ static bool make_producer(struct replay *r, bool single)
 
 static void end_producer(struct replay *r)
 {
-    mm_kafka_close(r->kafka, CLOSE_MS);
-    r->kafka = NULL;
+    resend_stop(&r->resend, CLOSE_MS);
     r->n_out = 0;
     for (size_t i = 0; i < r->n_items; i++) {
         r->items[i].state = r->items[i].state == ITEM_OUT ? ITEM_WAITING : r->items[i].state;
@@ -372,7 +350,7 @@ static bool producer_failed(struct replay *r)
     const char *error;
     const char *reason;
     bool strict;
-    return mm_kafka_failed(r->kafka, &error, &reason, &strict);
+    return mm_kafka_failed(r->resend.kafka, &error, &reason, &strict);
 }
 
 /* Let the client work for a moment. False: it is not to go on. */
@@ -380,18 +358,18 @@ static bool wait_a_moment(struct replay *r)
 {
     uint64_t done;
     uint64_t total;
-    mm_kafka_poll(r->kafka, POLL_MS);
-    mm_log_drain(r->log, print_line, r);
+    mm_kafka_poll(r->resend.kafka, POLL_MS);
+    mm_log_drain(r->resend.log, print_line, r);
     mm_inspect_progress(r->reader, &done, &total);
     progress_show(&r->progress, r->before + done, r->total);
     if (interrupt_came()) {
         fail(r, "interrupted");
     } else if (mm_clock_monotonic_ns() - r->answer_ns > r->args->timeout_s * SECOND_NS) {
         char why[512];
-        const char *error = mm_kafka_last_error(r->kafka);
+        const char *error = mm_kafka_last_error(r->resend.kafka);
         snprintf(why, sizeof why, "nothing was delivered to %s for %u s%s%s",
-                 r->config->kafka_bootstrap, r->args->timeout_s, error[0] == '\0' ? "" : ": ",
-                 error);
+                 r->resend.config->kafka_bootstrap, r->args->timeout_s,
+                 error[0] == '\0' ? "" : ": ", error);
         fail(r, why);
     }
     return !r->failed;
@@ -415,8 +393,8 @@ static bool make_message(struct replay *r, struct item *item, struct mm_kafka_me
                                        .id = r->bytes + item->id,
                                        .id_len = item->id_len,
                                        .now_ms = mm_clock_realtime_ms()};
-    const struct mm_config_route *route = mm_route_find(r->config, topic, item->topic_len);
-    if (mm_message_make(r->message, r->config, route, &source, m) != 0) {
+    const struct mm_config_route *route = mm_route_find(r->resend.config, topic, item->topic_len);
+    if (mm_message_make(r->resend.message, r->resend.config, route, &source, m) != 0) {
         fail(r, mm_strerror(MM_ENOMEM));
         return false;
     }
@@ -437,7 +415,7 @@ static bool produce(struct replay *r, struct item *item)
     if (!make_message(r, item, &m)) {
         return true;
     }
-    int err = mm_kafka_produce(r->kafka, &m, &report);
+    int err = mm_kafka_produce(r->resend.kafka, &m, &report);
     if (err == 0) {
         item->state = ITEM_OUT;
         r->n_out++;
@@ -483,7 +461,7 @@ static void send_waiting(struct replay *r)
 
 static void send_round(struct replay *r)
 {
-    if (r->kafka == NULL && !make_producer(r, false)) {
+    if (r->resend.kafka == NULL && !make_producer(r, false)) {
         return;
     }
     send_waiting(r);
@@ -495,7 +473,7 @@ static void send_round(struct replay *r)
             send_waiting(r);
         }
     }
-    if (!whole && r->kafka != NULL) {
+    if (!whole && r->resend.kafka != NULL) {
         end_producer(r);
     }
 }
@@ -573,23 +551,11 @@ static int prepare(struct replay *r)
     }
     memcpy(options + source.n_options, r->args->settings, r->args->n_settings * sizeof options[0]);
     source.n_options += r->args->n_settings;
-    int err = mm_config_new(&source, &r->config);
+    int err = resend_init(&r->resend, &source);
     if (err == MM_EINVAL) {
         return 2; /* told */
     }
     r->items = calloc(ROUND_ITEMS, sizeof *r->items);
-    if (err == 0) {
-        err = mm_message_new(&r->message);
-    }
-    if (err == 0) {
-        err = mm_lanes_new(&r->lanes);
-    }
-    if (err == 0) {
-        err = mm_lanes_reset(r->lanes, r->config);
-    }
-    if (err == 0) {
-        err = mm_log_new(MM_LOG_WARN, &r->log);
-    }
     if (err != 0 || r->items == NULL) {
         fail(r, mm_strerror(MM_ENOMEM));
         return 1;
@@ -605,10 +571,7 @@ static void release(struct replay *r)
         free(r->bad_topics);
         r->bad_topics = next;
     }
-    mm_log_free(r->log);
-    mm_message_free(r->message);
-    mm_lanes_free(r->lanes);
-    mm_config_free(r->config);
+    resend_fini(&r->resend);
     free(r->items);
     free(r->bytes);
 }
@@ -659,9 +622,9 @@ static void replay_all(struct replay *r, const struct spool_logs *logs)
     if (!r->failed) {
         replay_log(r, logs->log[0].in, "");
     }
-    if (r->kafka != NULL) {
+    if (r->resend.kafka != NULL) {
         end_producer(r);
-        mm_log_drain(r->log, print_line, r);
+        mm_log_drain(r->resend.log, print_line, r);
     }
     if (r->failed && !r->args->dry_run) {
         tell_where(r);
