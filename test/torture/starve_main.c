@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,6 +143,20 @@ static void run_life(const struct starve_life *life, bool is_long)
     fflush(stdout);
 }
 
+static void *do_nothing(void *arg)
+{
+    return arg;
+}
+
+/* A sanitizer may have a thread of its own from the first one on that is made: before they are
+ * counted. */
+static void make_first_thread(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, do_nothing, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(int argc, char **argv)
 {
     const char *value = getenv("MM_TEST_LONG");
@@ -149,6 +164,7 @@ int main(int argc, char **argv)
     const struct starve_life *const tables[] = {starve_parts, starve_tool, starve_whole};
     int n_lives = 0;
     files_make_dir(true, starve_dir);
+    make_first_thread();
     (void)signal(SIGSEGV, on_signal);
     (void)signal(SIGABRT, on_signal);
     (void)signal(SIGPIPE, SIG_IGN);
