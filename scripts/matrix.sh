@@ -64,7 +64,7 @@ packages() {
         return
     fi
     for name in "${suites[@]}"; do package_for "$name"; done
-    if [ ! -e "$root/build/packages/$oldest" ]; then package_for "$oldest"; fi
+    case ,$suite, in *,$oldest,*) ;; *) package_for "$oldest" ;; esac
 }
 
 # prepare SUITE ORIGIN: $matrix/SUITE-ORIGIN, as a directory that was built in: the plugin and the tool of ORIGIN's package
