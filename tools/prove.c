@@ -183,7 +183,6 @@ static bool excuse(struct prove *p)
 static bool fail_power(struct prove *p)
 {
     p->n_power_failures++;
-    prove_check_power_failed(p->check);
     return await_publishers(p) && excuse(p) &&
            prove_power_fail(&p->broker, &p->random, p->why, sizeof p->why);
 }
@@ -215,6 +214,9 @@ static bool begin_life(struct prove *p, bool may_be_alone)
     uint32_t some_ms = random_below(p, longest_ms);
     bool alone = random_below(p, 8) < (p->grace != NULL ? 5 : 1);
     p->alone = may_be_alone && alone;
+    if (p->n_power_failures > 0) {
+        prove_check_may_jump(p->check);
+    }
     return prove_args_configure(p->args, &p->broker, p->plugin, p->topic,
                                 p->alone ? NOBODY : p->args->kafka,
                                 dice == 0   ? LINGER_MS

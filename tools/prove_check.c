@@ -18,8 +18,8 @@ struct bits
     size_t n_bytes;
 };
 
-/* The numbers in mm-id that have come, of one spool between two failures of the power: with each
- * they jump by 2^32, or begin anew. */
+/* The numbers in mm-id that have come, of one spool between two jumps: at a start behind a failure
+ * of the power they jump by 2^32, or begin anew. */
 struct ids
 {
     char uuid[UUID_LEN + 1];
@@ -39,7 +39,7 @@ struct prove_check
     struct bits *seen;    /* messages, by client */
     struct bits *excused; /* the same */
     uint64_t *next;       /* by client and MQTT topic: how many are up to the last one that came */
-    uint32_t n_failures;  /* of the power */
+    uint32_t n_jumps;     /* of the power */
     struct ids *ids;
     size_t n_ids;
     struct prove_check_figures n; /* what was found */
@@ -91,7 +91,7 @@ static struct ids *find_ids(struct prove_check *c, const char *uuid, uint64_t se
             return &c->ids[i - 1];
         }
     }
-    if (c->n_ids > c->n_failures || epoch > c->n_failures) {
+    if (c->n_ids > c->n_jumps || epoch > c->n_jumps) {
         return NULL;
     }
     struct ids *grown = realloc(c->ids, (c->n_ids + 1) * sizeof *grown);
@@ -384,9 +384,9 @@ uint64_t prove_check_missing(const struct prove_check *c,
     return n_missing;
 }
 
-void prove_check_power_failed(struct prove_check *c)
+void prove_check_may_jump(struct prove_check *c)
 {
-    c->n_failures++;
+    c->n_jumps++;
 }
 
 bool prove_check_excuse(struct prove_check *c, uint32_t client, uint64_t from, uint64_t to)

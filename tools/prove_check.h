@@ -52,8 +52,9 @@ uint64_t prove_check_missing(const struct prove_check *c,
                              uint64_t n,
                              uint64_t *first);
 
-/* The power has failed. Numbers of mm-id may jump, or be another spool's. */
-void prove_check_power_failed(struct prove_check *c);
+/* The broker starts, and the power has failed once: numbers of mm-id may jump, or be another
+ * spool's. That is so again at a start behind one that was killed before it wrote STATE. */
+void prove_check_may_jump(struct prove_check *c);
 
 /* These messages of a client may be missing: those from from on, and before to. False: out of
  * memory. */
