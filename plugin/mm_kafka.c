@@ -5,6 +5,7 @@
 #include "mm_error.h"
 #include "mm_json.h"
 #include "mm_kafka_impl.h"
+#include "mm_linger.h"
 #include "mm_log.h"
 
 #include <errno.h>
@@ -40,9 +41,15 @@
 /* Of Kafka topics by their names. */
 #define N_BUCKETS 512
 
+/* The client sends no more to a partition that has so many messages on the wire. */
+#define FREE_BELOW 5
+
+#define PUSH_MS 1
+
 struct partition
 {
     uint64_t acked_ns; /* CLOCK_MONOTONIC of the last acknowledgement; 0: none */
+    uint64_t n_out;    /* messages that should be in it, whose report is still to come */
     bool warming;      /* its first message is out */
 };
 
@@ -83,6 +90,8 @@ struct mm_kafka
     size_t max_message;
 
     bool loose;
+    bool pushes; /* the client waits for our push; see mm_linger.h */
+    struct mm_linger linger;
     uint64_t n_out;
     bool up;
     uint32_t n_up;   /* statistics in a row with a connection */
@@ -234,13 +243,18 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
          */
         for (int32_t p = 0; p < topic->n_known; p++) {
             topic->partitions[p].warming = false;
+            topic->partitions[p].n_out = 0;
         }
     }
+    bool waiting = topic->n_out > 0;
     if (m->partition >= 0 && know_partitions(topic, m->partition + 1)) {
         struct partition *partition = &topic->partitions[m->partition];
         partition->warming = false;
         partition->acked_ns = delivered ? mm_clock_monotonic_ns() : 0;
+        partition->n_out -= partition->n_out > 0;
+        waiting = partition->n_out > 0;
     }
+    mm_linger_answered(&k->linger, waiting);
     if (delivered) {
         note_up(k);
         mm_contact_reached(&k->contact);
@@ -405,10 +419,26 @@ static void serve(struct mm_kafka *k, uint32_t timeout_ms)
     rd_kafka_poll(k->rk, 0);
 }
 
+/* Have sent what the client has. Its threads are woken, and do not wait for company while they see
+ * that it is being flushed; a millisecond is enough for that. Callbacks are served meanwhile, and
+ * it is over when all is reported. */
+static void push(struct mm_kafka *k, uint64_t now_ns)
+{
+    mm_linger_pushed(&k->linger, now_ns);
+    (void)rd_kafka_flush(k->rk, PUSH_MS);
+}
+
 void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
 {
     look_at_clock(k);
-    serve(k, timeout_ms);
+    uint64_t now_ns = mm_clock_monotonic_ns();
+    uint64_t due_ns = k->pushes ? mm_linger_due_in(&k->linger, k->n_out, now_ns) : UINT64_MAX;
+    if (due_ns == 0) {
+        push(k, now_ns);
+    } else {
+        uint64_t due_ms = due_ns / 1000000 + 1;
+        serve(k, due_ns != UINT64_MAX && due_ms < timeout_ms ? (uint32_t)due_ms : timeout_ms);
+    }
     mm_contact_poll(&k->contact);
 }
 
@@ -465,6 +495,8 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->arg = opts->arg;
     k->log = opts->log;
     k->loose = opts->loose;
+    k->pushes = mm_kafka_is_pushed(opts);
+    mm_linger_init(&k->linger, opts->config->kafka_linger_ms);
     k->up = opts->up;
     err = mm_kafka_configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
@@ -614,13 +646,17 @@ static bool may_send(struct topic *topic, const struct mm_kafka_message *m)
 
 /* A message was handed over: nothing follows it into a partition that is not warm. Looked up again,
  * since the client may have found more partitions just then. */
-static void note_sent(struct topic *topic, const struct mm_kafka_message *m)
+static void note_sent(struct mm_kafka *k, struct topic *topic, const struct mm_kafka_message *m)
 {
     topic->n_out++;
     struct partition *partition = partition_of(topic, m);
+    mm_linger_handed(&k->linger, partition == NULL || partition->n_out < FREE_BELOW);
     if (partition == NULL) {
         topic->finding = true;
-    } else if (!is_warm(partition)) {
+        return;
+    }
+    partition->n_out++;
+    if (!is_warm(partition)) {
         partition->warming = true;
     }
 }
@@ -678,7 +714,7 @@ int mm_kafka_produce(struct mm_kafka *k,
     rd_kafka_error_t *error = rd_kafka_produceva(k->rk, parts, sizeof parts / sizeof parts[0]);
     if (error == NULL) {
         k->n_out++;
-        note_sent(topic, m);
+        note_sent(k, topic, m);
         return 0;
     }
     rd_kafka_headers_destroy(headers);

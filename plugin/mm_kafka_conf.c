@@ -23,6 +23,10 @@
 #define MAX_LOOSE_KBYTES (8U * 1024)
 #define MAX_LOOSE_MESSAGES 4000U
 
+/* A client that is told when to send sends by itself when it was not for so much longer than it
+ * should have been. */
+#define UNPUSHED_MS 200
+
 /* A configuration under construction. */
 struct build
 {
@@ -315,11 +319,23 @@ static int set_security(struct build *b)
     return err == 0 ? set_sasl(b) : err;
 }
 
-static int set_batching(struct build *b)
+bool mm_kafka_is_pushed(const struct mm_kafka_options *opts)
+{
+    return !opts->single && !opts->loose && !mm_config_has_property(opts->config, "linger.ms") &&
+           !mm_config_has_property(opts->config, "queue.buffering.max.ms");
+}
+
+/* How long a message waits in the client. */
+static uint32_t linger_ms_of(const struct mm_kafka_options *opts)
+{
+    return opts->config->kafka_linger_ms + (mm_kafka_is_pushed(opts) ? UNPUSHED_MS : 0);
+}
+
+static int set_batching(struct build *b, uint32_t linger_ms)
 {
     const struct mm_config *config = b->config;
     char linger[16];
-    snprintf(linger, sizeof linger, "%u", (unsigned)config->kafka_linger_ms);
+    snprintf(linger, sizeof linger, "%u", (unsigned)linger_ms);
     int err = set_option(b, "kafka_linger_ms", linger);
     if (err == 0) {
         err = set_option(b, "kafka_compression",
@@ -399,7 +415,7 @@ int mm_kafka_configure(rd_kafka_conf_t *conf,
         err = set_own(&b, settings[i].name, settings[i].value);
     }
     if (err == 0) {
-        err = set_batching(&b);
+        err = set_batching(&b, linger_ms_of(opts));
     }
     if (err == 0) {
         err = set_security(&b);
@@ -461,7 +477,7 @@ int32_t mm_kafka_partition(const struct mm_config *config,
     if (conf == NULL) {
         return -1;
     }
-    (void)set_batching(&b);
+    (void)set_batching(&b, config->kafka_linger_ms);
     for (size_t i = 0; i < config->n_properties; i++) {
         if (strcmp(config->properties[i].name, "partitioner") == 0) {
             (void)set_own(&b, "partitioner", config->properties[i].value);

@@ -27,6 +27,9 @@ int mm_kafka_configure(rd_kafka_conf_t *conf,
                        char *errstr,
                        size_t errstr_len);
 
+/* Is this producer told when to send (mm_linger.h)? Else it has a time to wait by itself. */
+bool mm_kafka_is_pushed(const struct mm_kafka_options *opts);
+
 /* The value of a property, or "" when there is none. Returns dst. */
 const char *mm_kafka_property(const rd_kafka_conf_t *conf,
                               const char *name,

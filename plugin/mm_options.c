@@ -220,7 +220,9 @@ static const struct mm_option_def defs[] = {
         .name = "kafka_linger_ms", .fallback = "5", .type = MM_TYPE_NUMBER, .quiet = true,
         FIELD(kafka_linger_ms), .max = MM_PROPERTY_LINGER_MAX_MS, .unit = " of milliseconds",
         .properties = {"linger.ms", "queue.buffering.max.ms"},
-        .meaning = "How long a message waits for others, to go to Kafka in one batch with them.",
+        .meaning = "How long a message waits for others at most, to go to Kafka in one batch with "
+                   "them. It waits the less, the fewer there are to wait for; a message on its own "
+                   "goes at once. (`rdkafka.linger.ms` is a fixed time.)",
     },
     {
         .name = "kafka_security_protocol", .fallback = "plaintext", .type = MM_TYPE_WORD,

@@ -86,20 +86,42 @@ def test_every_partitioner(kafka: Cluster, make_broker: MakeBroker, name: str) -
     assert len({record.partition for record in records}) == 7
 
 
-def test_linger(kafka: Cluster, make_broker: MakeBroker) -> None:
-    """A message on its own waits so long for others, and no longer."""
-    topic = kafka.new_topic()
-    took = {}
-    for linger in (0, 600):
-        broker = make_broker(
-            {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "kafka_linger_ms": linger}
-        ).start()
-        mqtt.publish_all(broker.port, [("warm", b"up")])
-        broker.health.wait_drained(10)
-        begin = time.monotonic()
-        mqtt.publish_all(broker.port, [("a", b"x")])
-        broker.health.wait_drained(10)
-        took[linger] = time.monotonic() - begin
+def _time_alone(kafka: Cluster, make_broker: MakeBroker, options: dict[str, str | int]) -> float:
+    """Seconds until a message on its own is delivered."""
+    broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": kafka.new_topic(), **options}).start()
+    mqtt.publish_all(broker.port, [("warm", b"up")])
+    broker.health.wait_drained(10)
+    begin = time.monotonic()
+    mqtt.publish_all(broker.port, [("a", b"x")])
+    broker.health.wait_drained(10)
+    took = time.monotonic() - begin
+    broker.stop()
+    return took
+
+
+def test_a_message_on_its_own_waits_for_nobody(kafka: Cluster, make_broker: MakeBroker) -> None:
+    """However long it might wait for others. By librdkafka's own name the time is a fixed one."""
+    alone = _time_alone(kafka, make_broker, {"kafka_linger_ms": 1000})
+    fixed = _time_alone(kafka, make_broker, {"rdkafka.linger.ms": 1000})
+    assert fixed > 0.9
+    assert alone < fixed - 0.3
+
+
+def test_many_wait_for_each_other(kafka: Cluster, make_broker: MakeBroker) -> None:
+    """Where many come, they go together, as often as kafka_linger_ms says; without it, as they come."""
+    n, seconds = 300, 3.0
+    batches = {}
+    for linger in (0, 500):
+        # All of a batch have one time of appending.
+        topic = kafka.new_topic(config={"message.timestamp.type": "LogAppendTime"})
+        broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "kafka_linger_ms": linger}).start()
+        ledger = Ledger()
+        client = ReliableClient(broker.port, "c", ["a"], ledger, n_messages=n, rate=n / seconds).start()
+        client.finish(30)
+        broker.health.wait_drained(20)
+        records = read_topic(kafka.bootstrap, topic)
+        check_delivery(ledger, records, repeated_payloads=0)
+        batches[linger] = len({record.timestamp_ms for record in records})
         broker.stop()
-    assert took[600] > 0.5, took
-    assert took[0] < took[600], took
+    assert batches[500] < seconds / 0.5 * 4, batches
+    assert batches[0] > n / 4, batches
