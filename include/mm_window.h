@@ -32,9 +32,9 @@ enum mm_entry_state {
 #define MM_ENTRY_SENT 0x01     /* was handed to the Kafka client before */
 #define MM_ENTRY_MAYBE 0x02    /* ... and may have been stored without our hearing of it */
 #define MM_ENTRY_ORPHAN 0x04   /* its place in the log is wanted back: it is not to be read again */
-#define MM_ENTRY_STAMPED 0x10  /* was sent with the time of its sending as its time stamp */
 #define MM_ENTRY_ALONE 0x08    /* in flight by itself, as a suspect */
-#define MM_ENTRY_UNROUTED 0x10 /* its lane is not known: the routes have changed since */
+#define MM_ENTRY_STAMPED 0x10  /* was sent with the time of its sending as its time stamp */
+#define MM_ENTRY_UNROUTED 0x20 /* its lane is not known: the routes have changed since */
 
 /* A record in the window. */
 struct mm_entry
