@@ -14,7 +14,9 @@
  * sent to it.
  *
  * For messages whose order does not matter there is the *loose* producer: one that fails stops no
- * other, and nothing is warmed.
+ * other, and nothing is warmed. And where many are expected to fail there is the *careful* one: no
+ * message is sent to a partition before the last one's report has come, so that nothing can
+ * overtake it; so one that fails need not stop the producer, either.
  *
  * All callbacks run inside mm_kafka_poll() and mm_kafka_close(), on the caller's thread. */
 #ifndef MM_KAFKA_H
@@ -63,6 +65,7 @@ struct mm_kafka_options
     const struct mm_config *config; /* borrowed, for the life of the producer */
     bool single;                    /* one message in a batch: the judge of suspects */
     bool loose;                     /* see above */
+    bool careful;                   /* see above */
     bool quiet; /* connection errors are told at debug: another producer tells them */
     bool up;    /* what is known of the connection from the producer before */
     mm_kafka_report_fn on_report;

@@ -90,6 +90,7 @@ struct mm_kafka
     size_t max_message;
 
     bool loose;
+    bool careful;
     bool pushes; /* the client waits for our push; see mm_linger.h */
     struct mm_linger linger;
     uint64_t n_out;
@@ -495,6 +496,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->arg = opts->arg;
     k->log = opts->log;
     k->loose = opts->loose;
+    k->careful = opts->careful;
     k->pushes = mm_kafka_is_pushed(opts);
     mm_linger_init(&k->linger, opts->config->kafka_linger_ms);
     k->up = opts->up;
@@ -644,8 +646,8 @@ static bool may_send(struct topic *topic, const struct mm_kafka_message *m)
     return !partition->warming;
 }
 
-/* A message was handed over: nothing follows it into a partition that is not warm. Looked up again,
- * since the client may have found more partitions just then. */
+/* A message was handed over: nothing follows it into a partition that is not warm; for a careful
+ * producer none is. Looked up again, since the client may have found more partitions just then. */
 static void note_sent(struct mm_kafka *k, struct topic *topic, const struct mm_kafka_message *m)
 {
     topic->n_out++;
@@ -656,7 +658,7 @@ static void note_sent(struct mm_kafka *k, struct topic *topic, const struct mm_k
         return;
     }
     partition->n_out++;
-    if (!is_warm(partition)) {
+    if (k->careful || !is_warm(partition)) {
         partition->warming = true;
     }
 }

@@ -435,7 +435,7 @@ int mm_kafka_configure(rd_kafka_conf_t *conf,
     if (err == 0 && opts->single) {
         err = set_own(&b, "batch.num.messages", "1");
     }
-    if (err == 0 && opts->loose) {
+    if (err == 0 && (opts->loose || opts->careful)) {
         err = set_own(&b, "enable.gapless.guarantee", "false");
     }
     return err;

@@ -284,7 +284,7 @@ static void end_all(struct mm_worker *w)
 /* The thread ends, and another one goes on where it has come to. */
 static void end_for_now(struct mm_worker *w)
 {
-    mm_worker_end_producers(w);
+    mm_worker_end_producers(w, true);
     mm_worker_leave(w);
     end_copies(w);
     mm_worker_sync_copied(w, true);
@@ -365,6 +365,7 @@ static void init_worker(struct mm_worker *w, const struct mm_worker_options *opt
     mm_worker_read_clocks(w);
     w->busy_ns = w->now_ns;
     w->seed = (unsigned int)w->now_ns;
+    w->careful = true;
     /* The block may have been another worker's. */
     w->n_errors_before = mm_counter_get(&w->m->kafka_errors);
     mm_worker_show_evicted(w); /* by earlier processes */

@@ -95,6 +95,10 @@ struct mm_worker
     enum mm_worker_state state;
     struct mm_kafka *kafka;           /* strict; NULL while parked, restarting and single */
     struct mm_kafka *single;          /* NULL until the first suspect */
+    bool careful;                     /* single is to be a careful one (mm_kafka.h); */
+    bool single_careful;              /* it is one; */
+    bool single_stays;                /* it outlives the drain */
+    uint32_t n_good;                  /* delivered by it since one was not */
     struct mm_dead_topic *dead_topic; /* NULL: no copies are wanted */
     bool failed;                      /* a report asks for a drain */
     bool park;                        /* ... and for a pause */
@@ -264,9 +268,13 @@ int mm_worker_make_producer(struct mm_worker *w,
                             char *errstr,
                             size_t errstr_len);
 
-/* End one, if there is one, after wait_ms at most; end both, as nothing is to be waited for. */
+/* End one, if there is one, after wait_ms at most; end both, as nothing is to be waited for. all:
+ * also the one for suspects where it can go on. */
 void mm_worker_end_producer(struct mm_worker *w, struct mm_kafka **kafka, uint32_t wait_ms);
-void mm_worker_end_producers(struct mm_worker *w);
+void mm_worker_end_producers(struct mm_worker *w, bool all);
+
+/* A record that was sent alone was delivered (good) or will never be. */
+void mm_worker_note_judged(struct mm_worker *w, bool good);
 
 /* Another worker of a parked lane may have a producer now. */
 void mm_worker_leave(struct mm_worker *w);

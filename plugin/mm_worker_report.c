@@ -348,6 +348,10 @@ void mm_worker_on_report(void *arg, const struct mm_kafka_report *r)
     }
     w->n_in_flight--;
     const struct mm_entry *e = r->tag;
+    const bool alone = (e->flags & MM_ENTRY_ALONE) != 0;
     mm_worker_unblock(w, e->lane);
-    mm_worker_settle_report(w, mm_window_index(&w->win, e), r, (e->flags & MM_ENTRY_ALONE) != 0);
+    if (alone && (r->class == MM_KAFKA_DELIVERED || r->class == MM_KAFKA_SUSPECT)) {
+        mm_worker_note_judged(w, r->class == MM_KAFKA_DELIVERED);
+    }
+    mm_worker_settle_report(w, mm_window_index(&w->win, e), r, alone);
 }

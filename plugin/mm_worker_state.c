@@ -13,6 +13,10 @@
 #define DEEP_AFTER_NS (200 * UINT64_C(1000000))
 #define DEEP_WAIT_MS 100
 
+/* Who judges suspects is careful until so many in a row were delivered: a strict producer has more
+ * of them on the way, but each that is refused costs a new one. */
+#define CAREFUL_FOR 500
+
 /* How long a drain waits for requests that are on the wire. */
 #define DRAIN_MAX_NS (5 * UINT64_C(1000000000))
 
@@ -28,6 +32,7 @@ int mm_worker_make_producer(struct mm_worker *w,
     struct mm_kafka_options opts = {
         .config = w->opts.config,
         .single = single,
+        .careful = single && w->careful,
         .quiet = w->opts.index != 0 || w->opts.role != MM_ROLE_MAIN,
         .up = w->up,
         .on_report = mm_worker_on_report,
@@ -133,11 +138,22 @@ static void take_back(struct mm_worker *w)
     }
 }
 
+/* Can it go on as if nothing had been? */
+static bool is_idle(struct mm_kafka *kafka)
+{
+    const char *error;
+    const char *reason;
+    bool strict;
+    return mm_kafka_n_out(kafka) == 0 && !mm_kafka_failed(kafka, &error, &reason, &strict);
+}
+
 void mm_worker_start_drain(struct mm_worker *w)
 {
     bool main_failed = log_failure(w, w->kafka);
     bool single_failed = log_failure(w, w->single);
     w->producer_failed = main_failed || single_failed;
+    /* What is taken back leaves a gap. */
+    w->single_stays = w->single != NULL && w->single_careful && is_idle(w->single);
     take_back(w);
     w->drain_until_ns = w->now_ns + DRAIN_MAX_NS;
     mm_worker_set_state(w, MM_WORKER_DRAINING);
@@ -171,13 +187,15 @@ static uint64_t count_maybe(struct mm_worker *w)
     return n;
 }
 
-void mm_worker_end_producers(struct mm_worker *w)
+void mm_worker_end_producers(struct mm_worker *w, bool all)
 {
     if (w->kafka == NULL && w->single == NULL) {
         return;
     }
     mm_worker_end_producer(w, &w->kafka, 0);
-    mm_worker_end_producer(w, &w->single, 0);
+    if (all || !w->single_stays) {
+        mm_worker_end_producer(w, &w->single, 0);
+    }
     reclaim_in_flight(w);
     uint64_t n_maybe = count_maybe(w);
     if (n_maybe > 0) {
@@ -223,7 +241,7 @@ static uint32_t step_draining(struct mm_worker *w)
         take_back(w);
         return PAUSE_POLL_MS;
     }
-    mm_worker_end_producers(w);
+    mm_worker_end_producers(w, w->park);
     if (!mm_worker_park_refused(w, w->now_ns >= w->drain_until_ns + DRAIN_MAX_NS)) {
         return PAUSE_POLL_MS;
     }
@@ -289,14 +307,37 @@ static uint32_t step_running(struct mm_worker *w)
     return IDLE_POLL_MS;
 }
 
-static uint32_t step_single(struct mm_worker *w)
+/* Have a producer for suspects, of the right kind: what it has on its way comes first. False: not
+ * now. */
+static bool have_single(struct mm_worker *w)
 {
     char errstr[256];
+    if (w->single != NULL && w->single_careful != w->careful) {
+        if (w->n_in_flight > 0) {
+            return false;
+        }
+        mm_worker_end_producer(w, &w->single, 0);
+    }
     if (w->single == NULL &&
         mm_worker_make_producer(w, true, &w->single, errstr, sizeof errstr) != 0) {
         mm_log_write(w->opts.log, MM_LOG_ERROR, "%s: %s", w->name, errstr);
         restart_later(w);
-        return 0;
+        return false;
+    }
+    w->single_careful = w->careful;
+    return true;
+}
+
+void mm_worker_note_judged(struct mm_worker *w, bool good)
+{
+    w->n_good = good ? w->n_good + 1 : 0;
+    w->careful = w->n_good < CAREFUL_FOR;
+}
+
+static uint32_t step_single(struct mm_worker *w)
+{
+    if (!have_single(w)) {
+        return PAUSE_POLL_MS;
     }
     bool blocked = false;
     uint32_t sent = 0;

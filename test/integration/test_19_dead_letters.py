@@ -178,7 +178,7 @@ def test_ls_of_a_log_that_changes(kafka: Cluster, make_broker: MakeBroker, tmp_p
     topic = kafka.new_topic(config={"max.message.bytes": str(_LIMIT)})
     options = {"kafka_broker": kafka.bootstrap, "kafka_topic": topic, "spool_dir": str(tmp_path / "spool")}
     broker = make_broker(options | {"dead_letter_max_bytes": "256k", "spool_sync": "never"}).start()
-    n = 80  # not more: with librdkafka 2.8 each of them takes nearly a second
+    n = 80
     mqtt.publish_all(broker.port, [(f"bad/{number}", os.urandom(16000)) for number in range(n)])
     seen: set[str] = set()
     looks = 0

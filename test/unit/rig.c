@@ -151,6 +151,7 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
         rd_kafka_conf_set(conf, "max.in.flight", "1", errstr, errstr_len) != RD_KAFKA_CONF_OK) {
         return NULL;
     }
+    faults.n_clients++;
     return __real_rd_kafka_new(type, conf, errstr, errstr_len);
 }
 

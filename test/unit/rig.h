@@ -49,6 +49,7 @@ struct faults
     _Atomic bool hang_resolver; /* looking for the address of RIG_HANGING_HOST takes until then */
     _Atomic bool hang_destroy;  /* the end of a client takes until then */
     _Atomic uint64_t n_hanging; /* so many hang just now */
+    _Atomic uint64_t n_clients; /* of Kafka that were made by anyone */
     _Atomic uint64_t n_repeat;  /* so many records were counted by an earlier process */
     _Atomic uint64_t n_eio;     /* how often a fault has happened */
     _Atomic uint64_t n_unburied;

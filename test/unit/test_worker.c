@@ -117,6 +117,48 @@ static void test_who_fails_alone_too_is_a_dead_letter(void **state)
     rig_free(g);
 }
 
+/* A new producer has its first message in Kafka only after up to a second (librdkafka 2.8 and
+ * later). So not each message that is refused may cost one. */
+static void test_many_dead_letters_take_few_producers(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(2);
+    faults.one_request = true;
+    rig_start(g);
+    rig_publish_many(g, 10, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    uint64_t n_before = faults.n_clients;
+    /* All in one batch: it is refused, and then 40 of those that are sent alone. */
+    rd_kafka_mock_broker_set_down(g->cluster, 1);
+    rig_publish_many(g, 100, 1);
+    sleep_ms(50);
+    for (int i = 0; i < 41; i++) {
+        rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                          RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    }
+    rd_kafka_mock_broker_set_up(g->cluster, 1);
+    assert_true(rig_wait_empty(g, 60000));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.dead_lettered, 40);
+    assert_int_equal(shot.delivered, 70);
+    /* The one that judges them, and the one that goes on. */
+    assert_int_equal(faults.n_clients - n_before, 2);
+    check_all_there(g, 2);
+    /* The next one finds its judge there. */
+    n_before = faults.n_clients;
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 2, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+                                      RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    rig_publish_many(g, 1, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    assert_int_equal(rig_figures(g).dead_lettered, 41);
+    rig_publish_many(g, 1, 1);
+    assert_true(rig_wait_empty(g, 10000));
+    assert_int_equal(faults.n_clients - n_before, 1);
+    check_all_there(g, 2);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 static void test_a_message_too_large_for_the_client_is_a_dead_letter_at_once(void **state)
 {
     (void)state;
@@ -1088,6 +1130,7 @@ int main(void)
         cmocka_unit_test(test_several_workers_keep_the_order_of_each_topic),
         cmocka_unit_test(test_a_refused_topic_waits_and_is_tried_again),
         cmocka_unit_test(test_neighbours_of_a_suspect_are_delivered),
+        cmocka_unit_test(test_many_dead_letters_take_few_producers),
         cmocka_unit_test(test_who_fails_alone_too_is_a_dead_letter),
         cmocka_unit_test(test_a_message_too_large_for_the_client_is_a_dead_letter_at_once),
         cmocka_unit_test(test_a_producer_that_dies_is_replaced),
