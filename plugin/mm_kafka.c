@@ -79,6 +79,7 @@ struct mm_kafka
 {
     rd_kafka_t *rk;
     int wake_fd;         /* readable when there is something to be served; -1: there is none */
+    uint64_t now_ns;     /* CLOCK_MONOTONIC when it was last polled: exact enough for a message */
     int64_t clock_ms;    /* what the system's clock is ahead of CLOCK_MONOTONIC by */
     bool clock_set_back; /* since the producer was made */
     struct topic *topics[N_BUCKETS]; /* by name */
@@ -251,7 +252,7 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     if (m->partition >= 0 && know_partitions(topic, m->partition + 1)) {
         struct partition *partition = &topic->partitions[m->partition];
         partition->warming = false;
-        partition->acked_ns = delivered ? mm_clock_monotonic_ns() : 0;
+        partition->acked_ns = delivered ? k->now_ns : 0;
         partition->n_out -= partition->n_out > 0;
         waiting = partition->n_out > 0;
     }
@@ -388,16 +389,18 @@ static void wake_by_descriptor(struct mm_kafka *k)
     }
 }
 
-static int64_t clock_ahead_ms(void)
+static void read_clocks(struct mm_kafka *k, int64_t *ahead_ms)
 {
-    return (int64_t)mm_clock_realtime_ms() - (int64_t)(mm_clock_monotonic_ns() / 1000000);
+    k->now_ns = mm_clock_monotonic_ns();
+    *ahead_ms = (int64_t)mm_clock_realtime_ms() - (int64_t)(k->now_ns / 1000000);
 }
 
 /* Has the system's clock been set back? Threads of the client may sleep for as long as it was then:
  * until something wakes them, as the end of the producer does. */
 static void look_at_clock(struct mm_kafka *k)
 {
-    int64_t ahead_ms = clock_ahead_ms();
+    int64_t ahead_ms;
+    read_clocks(k, &ahead_ms);
     k->clock_set_back = k->clock_set_back || ahead_ms + CLOCK_STEP_MS < k->clock_ms;
     k->clock_ms = ahead_ms;
 }
@@ -423,19 +426,18 @@ static void serve(struct mm_kafka *k, uint32_t timeout_ms)
 /* Have sent what the client has. Its threads are woken, and do not wait for company while they see
  * that it is being flushed; a millisecond is enough for that. Callbacks are served meanwhile, and
  * it is over when all is reported. */
-static void push(struct mm_kafka *k, uint64_t now_ns)
+static void push(struct mm_kafka *k)
 {
-    mm_linger_pushed(&k->linger, now_ns);
+    mm_linger_pushed(&k->linger, k->now_ns);
     (void)rd_kafka_flush(k->rk, PUSH_MS);
 }
 
 void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
 {
     look_at_clock(k);
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    uint64_t due_ns = k->pushes ? mm_linger_due_in(&k->linger, k->n_out, now_ns) : UINT64_MAX;
+    uint64_t due_ns = k->pushes ? mm_linger_due_in(&k->linger, k->n_out, k->now_ns) : UINT64_MAX;
     if (due_ns == 0) {
-        push(k, now_ns);
+        push(k);
     } else {
         uint64_t due_ms = due_ns / 1000000 + 1;
         serve(k, due_ns != UINT64_MAX && due_ms < timeout_ms ? (uint32_t)due_ms : timeout_ms);
@@ -525,7 +527,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
         goto fail;
     }
     k->max_message = opts->config->max_message_bytes;
-    k->clock_ms = clock_ahead_ms();
+    read_clocks(k, &k->clock_ms);
     wake_by_descriptor(k);
     *out = k;
     return 0;
@@ -631,9 +633,9 @@ static struct partition *partition_of(struct topic *topic, const struct mm_kafka
     return &topic->partitions[p];
 }
 
-static bool is_warm(const struct partition *partition)
+static bool is_warm(const struct mm_kafka *k, const struct partition *partition)
 {
-    return partition->acked_ns != 0 && mm_clock_monotonic_ns() - partition->acked_ns < WARM_NS;
+    return partition->acked_ns != 0 && k->now_ns - partition->acked_ns < WARM_NS;
 }
 
 /* May a message with this key go to the topic now? See the head of mm_kafka.h. */
@@ -658,7 +660,7 @@ static void note_sent(struct mm_kafka *k, struct topic *topic, const struct mm_k
         return;
     }
     partition->n_out++;
-    if (k->careful || !is_warm(partition)) {
+    if (k->careful || !is_warm(k, partition)) {
         partition->warming = true;
     }
 }
