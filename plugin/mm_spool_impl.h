@@ -179,7 +179,7 @@ struct mm_spool
     alignas(64) struct mm_segment *unsealed; /* the first that has no seal */
     struct mm_segment *unsettled;            /* the first that is not settled */
     struct mm_segment *found_unsynced;       /* the first of an earlier process that may be in the
-                                                system's       memory alone; NULL: there is none */
+                                                system's memory alone; NULL: there is none */
     struct mm_segment *mapped;               /* none before it is mapped */
     uint64_t sync_ns;                        /* when to sync next */
     struct mm_layout_state state;            /* as last written */
