@@ -123,12 +123,6 @@ bool mm_sender_reaches_kafka(const struct mm_sender *s)
 /* --- change --------------------------------------------------------------------------------------
  */
 
-static uint32_t left_ms(uint64_t until_ns)
-{
-    uint64_t now_ns = mm_clock_monotonic_ns();
-    return now_ns < until_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0;
-}
-
 void mm_sender_settle(struct mm_sender *s, uint32_t wait_ms)
 {
     for (uint32_t k = 0; k < s->n_workers; k++) {
@@ -143,9 +137,9 @@ bool mm_sender_await(struct mm_sender *s, uint32_t timeout_ms)
     uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
     bool all = true;
     for (uint32_t k = 0; k < s->n_workers; k++) {
-        all = mm_worker_await(s->workers[k], left_ms(until_ns)) && all;
+        all = mm_worker_await(s->workers[k], mm_clock_left_ms(until_ns)) && all;
     }
-    return all && mm_park_await(s->park, left_ms(until_ns));
+    return all && mm_park_await(s->park, mm_clock_left_ms(until_ns));
 }
 
 /* Workers and parked logs go on, those that have not yet. */
@@ -250,12 +244,12 @@ bool mm_sender_join(struct mm_sender *s, uint32_t timeout_ms)
     uint64_t until_ns = mm_clock_monotonic_ns() + timeout_ms * UINT64_C(1000000);
     bool all = true;
     for (uint32_t k = 0; k < s->n_workers; k++) {
-        if (s->workers[k] != NULL && mm_worker_join(s->workers[k], left_ms(until_ns))) {
+        if (s->workers[k] != NULL && mm_worker_join(s->workers[k], mm_clock_left_ms(until_ns))) {
             s->workers[k] = NULL;
         }
         all = all && s->workers[k] == NULL;
     }
-    return all && mm_park_join(s->park, left_ms(until_ns));
+    return all && mm_park_join(s->park, mm_clock_left_ms(until_ns));
 }
 
 void mm_sender_free(struct mm_sender *s)

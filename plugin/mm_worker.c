@@ -6,6 +6,7 @@
 #include "mm_lanes.h"
 #include "mm_message.h"
 #include "mm_route.h"
+#include "mm_thread.h"
 
 #include <inttypes.h>
 #include <malloc.h>
@@ -397,10 +398,12 @@ static int make_dead_topic(struct mm_worker *w, char *errstr, size_t errstr_len)
     return err;
 }
 
-/* In a thread that blocks all signals. */
 static int make_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
 {
-    int err = pthread_create(&w->thread, NULL, worker_main, w);
+    char name[16];
+    snprintf(name, sizeof name, w->opts.role == MM_ROLE_MAIN ? "mm-worker-%u" : "mm-parked",
+             w->opts.index % 1000);
+    int err = mm_thread_start(name, worker_main, w, &w->thread);
     if (err != 0) {
         char reason[64];
         snprintf(errstr, errstr_len, "a worker thread could not be started: %s",
@@ -408,20 +411,14 @@ static int make_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
         return MM_ETHREAD;
     }
     w->running = true;
-    char name[16];
-    snprintf(name, sizeof name, w->opts.role == MM_ROLE_MAIN ? "mm-worker-%u" : "mm-parked",
-             w->opts.index % 1000);
-    pthread_setname_np(w->thread, name);
     return 0;
 }
 
 static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
 {
-    /* The Kafka client's threads inherit the mask, as ours does: signals are the broker's. */
-    sigset_t all;
+    /* The Kafka client's threads inherit the mask: signals are the broker's. */
     sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    mm_thread_block_signals(&before);
     int err = w->state == MM_WORKER_RUNNING
                   ? mm_worker_make_producer(w, false, &w->kafka, errstr, errstr_len)
                   : 0;
@@ -432,7 +429,7 @@ static int start_thread(struct mm_worker *w, char *errstr, size_t errstr_len)
         mm_kafka_close(w->kafka, 0);
         w->kafka = NULL;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    mm_thread_restore_signals(&before);
     return err;
 }
 
@@ -492,18 +489,7 @@ void mm_worker_settle(struct mm_worker *w, uint32_t wait_ms)
 
 bool mm_worker_await(struct mm_worker *w, uint32_t timeout_ms)
 {
-    if (!w->running) {
-        return true;
-    }
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
-    w->running = pthread_timedjoin_np(w->thread, NULL, &until) != 0;
+    w->running = w->running && !mm_thread_join(w->thread, timeout_ms);
     return !w->running;
 }
 

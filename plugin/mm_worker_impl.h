@@ -109,7 +109,7 @@ struct mm_worker
     bool up;
     bool ever_up;
     bool was_large;  /* the window was, since memory was last given back */
-    bool clocks_old; /* time may have passed since read_clocks() */
+    bool clocks_old; /* time may have passed since mm_worker_read_clocks() */
     bool test_sent;
     uint32_t restart_s; /* the last pause before a new producer */
     uint32_t bury_s;    /* the last pause before a dead letter is tried again */
