@@ -28,11 +28,11 @@
  */
 #define STALL_NS (10 * UINT64_C(1000000000))
 
-/* A window that held so many records and holds so few now has left memory behind in the allocator.
- */
+/* A window that held so many records, and holds so few when it has not been large for a while, has
+ * left memory behind in the allocator. */
 #define TRIM_ABOVE 10000
 #define TRIM_BELOW 1000
-#define TRIM_INTERVAL_NS (60 * UINT64_C(1000000000))
+#define TRIM_AFTER_NS (3 * UINT64_C(1000000000))
 
 /* What the copies of dead letters get at the end: what is left of the time, within these limits. */
 #define COPIES_MIN_MS 200
@@ -214,14 +214,16 @@ static void watch_connection(struct mm_worker *w)
 }
 
 /* After an outage: the messages that the Kafka client held were freed, but the allocator keeps
- * their memory. Once, when it is over, since the system's need is not ours to judge. */
+ * their memory. Once, when it is over, since the system's need is not ours to judge; and not while
+ * the backlog pauses on its way, for what is sent behind the pause would stay for good. */
 static void give_memory_back(struct mm_worker *w)
 {
     if (w->win.n_held > TRIM_ABOVE) {
         w->was_large = true;
-    } else if (w->was_large && w->win.n_held < TRIM_BELOW && w->now_ns >= w->trim_after_ns) {
+        w->large_ns = w->now_ns;
+    } else if (w->was_large && w->win.n_held < TRIM_BELOW &&
+               w->now_ns - w->large_ns >= TRIM_AFTER_NS) {
         w->was_large = false;
-        w->trim_after_ns = w->now_ns + TRIM_INTERVAL_NS;
 #ifdef __GLIBC__
         (void)malloc_trim(0);
 #endif

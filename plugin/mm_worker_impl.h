@@ -120,7 +120,7 @@ struct mm_worker
     uint64_t progress_ns; /* of the last delivery report, or of the first message in flight */
     uint64_t busy_ns;     /* when a record was last sent */
     uint64_t down_since_ns;
-    uint64_t trim_after_ns;
+    uint64_t large_ns;        /* when the window was so last */
     uint64_t n_refusals;      /* delivery reports with an error of Kafka's */
     uint64_t n_errors_before; /* connection errors of producers that are gone */
     uint64_t now_ns;

@@ -222,21 +222,28 @@ def test_drop_oldest(
 
 
 def test_memory_is_given_back(away: Kafka, make_broker: MakeBroker, figure: Callable[[str], None]) -> None:
-    """After an outage that filled 32 MiB of the spool the memory goes back to the system."""
+    """After an outage that filled 32 MiB of the spool the memory goes back to the system, and after another one soon
+    behind it too."""
     broker = make_broker({"kafka_broker": away.bootstrap, "kafka_topic": "t", "spool_max_bytes": "64M"}).start()
-    flood(broker.port, "fill", 32_000, 1000)
-    full = broker.health.check_ledger_quiet()
-    rss_full = broker.rss()
-    assert full.get(PREFIX + "spool_allocated_bytes") >= 30 * _LIMIT
-    away.start()
-    broker.health.wait_drained(30)
-    metrics = broker.health.wait_for(
-        lambda m: m.get(PREFIX + "spool_allocated_bytes") <= 8 * _LIMIT, 10, "segments are given back"
-    )
-    if not os.environ.get("MM_TEST_PRELOAD"):  # the allocators of the sanitizers keep what is freed
-        wait_until(lambda: broker.rss() < rss_full - 16 * _LIMIT, 10, "the broker gives memory back to the system")
-    figure(
-        f"allocated {full.get(PREFIX + 'spool_allocated_bytes') / _LIMIT:.0f} -> "
-        f"{metrics.get(PREFIX + 'spool_allocated_bytes') / _LIMIT:.0f} MiB, "
-        f"RSS {rss_full // _LIMIT} -> {broker.rss() // _LIMIT} MiB"
-    )
+    texts = []
+    most = 0
+    for _ in range(2):
+        flood(broker.port, "fill", 32_000, 1000)
+        full = broker.health.check_ledger_quiet()
+        rss_full = broker.rss()
+        most = most or rss_full - 12 * _LIMIT
+        assert full.get(PREFIX + "spool_allocated_bytes") >= 30 * _LIMIT
+        away.start()
+        broker.health.wait_drained(30)
+        metrics = broker.health.wait_for(
+            lambda m: m.get(PREFIX + "spool_allocated_bytes") <= 8 * _LIMIT, 10, "segments are given back"
+        )
+        if not os.environ.get("MM_TEST_PRELOAD"):  # the allocators of the sanitizers keep what is freed
+            wait_until(lambda limit=most: broker.rss() < limit, 10, "memory goes back to the system")  # type: ignore[misc]
+        away.stop()
+        texts.append(
+            f"allocated {full.get(PREFIX + 'spool_allocated_bytes') / _LIMIT:.0f} -> "
+            f"{metrics.get(PREFIX + 'spool_allocated_bytes') / _LIMIT:.0f} MiB, "
+            f"RSS {rss_full // _LIMIT} -> {broker.rss() // _LIMIT} MiB"
+        )
+    figure("; ".join(texts))
