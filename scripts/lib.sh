@@ -116,6 +116,9 @@ apt_install() {
     if [ $code -ne 0 ]; then die "apt-get failed: install $* by hand"; fi
 }
 
+# What the integration tests use.
+targets_integration=(mosquitto_metamorphosis metamorphosis loadgen bench_floor bench_producer spool_writer world mutants)
+
 # build PRESET [TARGET...]: configure and compile what has changed, of all targets or of these.
 build() {
     local preset=$1 log=$root/build/$1-configure.log

@@ -118,7 +118,7 @@ run_tests() {
 }
 
 packages
-build release mosquitto_metamorphosis metamorphosis loadgen bench_floor bench_producer spool_writer world in_root
+build release "${targets_integration[@]}" in_root
 prepare_venv venv test/integration/requirements.txt
 for name in "${suites[@]}"; do
     prepare_system "$name"

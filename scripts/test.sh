@@ -89,7 +89,7 @@ install_packages "${needed[@]}"
 if [ "$preset" = bundled ]; then "$root/scripts/fetch-librdkafka.sh"; fi
 targets=()
 if [ $unit = no ]; then
-    targets=(mosquitto_metamorphosis metamorphosis loadgen bench_floor bench_producer spool_writer world)
+    targets=("${targets_integration[@]}")
     if [ "$preset" = tsan ]; then targets+=(tsan_threads); fi
 fi
 build "$preset" "${targets[@]}"
