@@ -17,13 +17,18 @@ struct mm_kafka_stats
     uint64_t msg_cnt;      /* messages in the producer's queues */
     uint64_t msg_size;     /* their bytes */
     uint64_t rtt_avg_us;   /* the largest of all brokers */
+
+    /* Of an idempotent producer, which goes by an id and an epoch; -1: it has none now. */
+    int64_t producer_id;
+    int64_t producer_epoch;
 };
 
 /* Read the statistics in json, len bytes, no NUL needed. A number that is missing counts as 0, so
  * that another version of librdkafka does no harm.
  *
  * Thread: any. Errors: MM_EINVAL, not JSON, or no object of brokers in it (out of memory looks the
- * same); *out is all zero then. */
+ * same); *out is zero then, and
+ * without a producer's id. */
 int mm_json_kafka_stats(const char *json, size_t len, struct mm_kafka_stats *out);
 
 /* Write text, len bytes, to out as a JSON string with its quotes. Control characters are escaped,

@@ -19,6 +19,14 @@ static uint64_t count_of(const cJSON *object, const char *name)
     return item->valuedouble < 0x1p64 ? (uint64_t)item->valuedouble : UINT64_MAX;
 }
 
+/* A member that is a number of at most 53 bits, or -1. */
+static int64_t number_of(const cJSON *object, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    bool fits = cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble < 0x1p53;
+    return fits ? (int64_t)item->valuedouble : -1;
+}
+
 /* UPDATE is an open connection whose broker's name has just changed: librdkafka counts it as up
  * itself (rd_kafka_broker_state_is_up()). */
 static bool is_up(const cJSON *broker)
@@ -42,6 +50,8 @@ static void add_broker(const cJSON *broker, struct mm_kafka_stats *out)
 int mm_json_kafka_stats(const char *json, size_t len, struct mm_kafka_stats *out)
 {
     memset(out, 0, sizeof *out);
+    out->producer_id = -1;
+    out->producer_epoch = -1;
     cJSON *root = cJSON_ParseWithLength(json, len);
     const cJSON *brokers = cJSON_GetObjectItemCaseSensitive(root, "brokers");
     if (!cJSON_IsObject(brokers)) {
@@ -55,6 +65,9 @@ int mm_json_kafka_stats(const char *json, size_t len, struct mm_kafka_stats *out
     }
     out->msg_cnt = count_of(root, "msg_cnt");
     out->msg_size = count_of(root, "msg_size");
+    const cJSON *producer = cJSON_GetObjectItemCaseSensitive(root, "eos");
+    out->producer_id = number_of(producer, "producer_id");
+    out->producer_epoch = number_of(producer, "producer_epoch");
     cJSON_Delete(root);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "mm_log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <librdkafka/rdkafka.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -45,6 +46,8 @@
 #define FREE_BELOW 5
 
 #define PUSH_MS 1
+
+#define LINE_INTERVAL_NS (60 * UINT64_C(1000000000))
 
 struct partition
 {
@@ -98,6 +101,9 @@ struct mm_kafka
     bool up;
     uint32_t n_up;   /* statistics in a row with a connection */
     uint32_t n_down; /* and without */
+    int64_t id;      /* of the producer, as Kafka knows it; -1: it has had none yet */
+    int64_t epoch;
+    struct mm_log_limit epoch_limit;
     struct mm_contact contact;
     char fatal_reason[256];
 };
@@ -334,12 +340,37 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     }
 }
 
+/* Where Kafka's answers do not fit what was sent, the client takes another epoch, or another id,
+ * and sends all again that is on its way, some of which may have been written: the one case in
+ * which it doubles without an error. It happens when several nodes go away at once. */
+static void note_epoch(struct mm_kafka *k, const struct mm_kafka_stats *stats)
+{
+    if (stats->producer_id < 0) {
+        return; /* being asked for */
+    }
+    bool anew = k->id >= 0 && (k->id != stats->producer_id || k->epoch != stats->producer_epoch);
+    uint64_t n_held = 0;
+    if (anew &&
+        mm_log_allowed(&k->epoch_limit, mm_clock_monotonic_ns(), LINE_INTERVAL_NS, &n_held)) {
+        mm_log_write(k->log, MM_LOG_WARN,
+                     "Kafka: the client counts its messages anew (producer %" PRId64
+                     ", epoch %" PRId64
+                     "), as it does after nodes went away with requests: messages "
+                     "that had no answer are sent again: they may be there twice, with the same "
+                     "mm-id (%" PRIu64 " more such lines were held back)",
+                     stats->producer_id, stats->producer_epoch, n_held);
+    }
+    k->id = stats->producer_id;
+    k->epoch = stats->producer_epoch;
+}
+
 static int on_statistics(rd_kafka_t *rk, char *json, size_t json_len, void *opaque)
 {
     (void)rk;
     struct mm_kafka *k = opaque;
     struct mm_kafka_stats stats;
     if (mm_json_kafka_stats(json, json_len, &stats) == 0) {
+        note_epoch(k, &stats);
         /* One page without a connection may be an idle one that is just made again. */
         k->n_down = stats.any_broker_up ? 0 : k->n_down + 1;
         if (stats.any_broker_up) {
@@ -497,6 +528,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->on_report = opts->on_report;
     k->arg = opts->arg;
     k->log = opts->log;
+    k->id = -1;
     k->loose = opts->loose;
     k->careful = opts->careful;
     k->pushes = mm_kafka_is_pushed(opts);

@@ -21,7 +21,9 @@ static const char statistics[] =
     "\"localhost:9093/2\":{ \"name\":\"localhost:9093/2\", \"nodeid\":2, \"state\":\"UP\", "
     "\"rtt\": { \"avg\":4087 } }, "
     "\"localhost:9094/3\":{ \"name\":\"localhost:9094/3\", \"nodeid\":3, \"state\":\"DOWN\", "
-    "\"rtt\": { \"avg\":0 } } }, \"topics\":{ }, \"tx\":631, \"txmsgs\":4300 }";
+    "\"rtt\": { \"avg\":0 } } }, \"topics\":{ }, \"tx\":631, \"txmsgs\":4300, "
+    "\"eos\":{ \"idemp_state\":\"Assigned\", \"idemp_stateage\":631, \"producer_id\":1000, "
+    "\"producer_epoch\":3, \"epoch_cnt\":1 } }";
 
 static void test_statistics_are_read(void **state)
 {
@@ -33,6 +35,8 @@ static void test_statistics_are_read(void **state)
     assert_int_equal(stats.msg_cnt, 22710);
     assert_int_equal(stats.msg_size, 704010);
     assert_int_equal(stats.rtt_avg_us, 4087);
+    assert_int_equal(stats.producer_id, 1000);
+    assert_int_equal(stats.producer_epoch, 3);
 }
 
 static int read_text(const char *text, struct mm_kafka_stats *stats)
@@ -46,6 +50,8 @@ static void test_no_broker_up(void **state)
     struct mm_kafka_stats stats;
     assert_int_equal(read_text("{\"brokers\":{}}", &stats), 0);
     assert_false(stats.any_broker_up);
+    assert_int_equal(stats.producer_id, -1);
+    assert_int_equal(stats.producer_epoch, -1);
     assert_int_equal(read_text("{\"brokers\":{\"a\":{\"state\":\"INIT\"},\"b\":{\"state\":1},"
                                "\"c\":{},\"d\":7,\"e\":{\"state\":\"UPSIDE\"}}}",
                                &stats),

@@ -259,6 +259,32 @@ static void test_every_kind_of_error_is_survived(void **state)
     rig_free(g);
 }
 
+/* Kafka does not know the producer any more: the client takes another epoch, and says nothing. It is
+ * found out by the statistics, once a second. */
+static void test_a_new_epoch_is_told(void **state)
+{
+    (void)state;
+    static const char told[] = "they may be there twice";
+    struct rig *g = rig_new(1);
+    faults.one_request = true;
+    rig_start(g);
+    rig_publish_many(g, 60, 3);
+    assert_true(rig_wait_empty(g, 20000));
+    sleep_ms(2500);
+    assert_false(rig_logged(g, told));
+    for (int n = 0; n < 20 && !rig_logged(g, told); n++) {
+        rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                          RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID);
+        rig_publish_many(g, 60, 3);
+        assert_true(rig_wait_empty(g, 20000));
+        sleep_ms(1500);
+    }
+    assert_true(rig_logged(g, told));
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 static void test_an_outage_loses_and_doubles_nothing(void **state)
 {
     (void)state;
@@ -1139,6 +1165,7 @@ int main(void)
         cmocka_unit_test(test_a_producer_that_dies_is_replaced),
         cmocka_unit_test(test_a_refused_producer_id_is_asked_for_again),
         cmocka_unit_test(test_every_kind_of_error_is_survived),
+        cmocka_unit_test(test_a_new_epoch_is_told),
         cmocka_unit_test(test_an_outage_loses_and_doubles_nothing),
         cmocka_unit_test(test_drop_oldest_keeps_the_newest),
         cmocka_unit_test(test_a_stop_without_kafka_ends_in_time_and_counts_what_is_left),

@@ -242,6 +242,15 @@ class Broker:
 
         return wait_until(lines, timeout, lambda: f"{count} log lines that match {pattern!r}\n{self.logs()}")
 
+    def admits_repeats(self) -> bool:
+        """Has the plugin said that messages may be there twice? It finds out by statistics, once a second, that
+        librdkafka has sent something again by itself: ask when there are repeats, for it takes a while to say no."""
+        try:
+            self.wait_log("they may be there twice", 5.0)
+        except AssertionError:
+            return False
+        return True
+
     def rss(self) -> int:
         """Resident memory, bytes."""
         return _status_field(Path(f"/proc/{self.pid}/status"), "VmRSS") * 1024
