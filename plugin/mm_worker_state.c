@@ -17,6 +17,10 @@
  * of them on the way, but each that is refused costs a new one. */
 #define CAREFUL_FOR 500
 
+/* And what comes behind a refused one is judged, too, until so many were delivered: often it is of
+ * the same kind, and a batch that fails costs a new producer. */
+#define ALONE_FOR 20
+
 /* How long a drain waits for requests that are on the wire. */
 #define DRAIN_MAX_NS (5 * UINT64_C(1000000000))
 
@@ -334,6 +338,14 @@ void mm_worker_note_judged(struct mm_worker *w, bool good)
     w->careful = w->n_good < CAREFUL_FOR;
 }
 
+/* Nothing is on its way, and all before suspect_end that there is was sent. */
+static bool suspects_done(const struct mm_worker *w)
+{
+    bool none_left = w->win.next >= w->suspect_end ||
+                     (w->win.next >= w->win.tail && !mm_spool_pending(w->reader));
+    return !w->failed && w->n_in_flight == 0 && none_left && w->win.skipped == UINT64_MAX;
+}
+
 static uint32_t step_single(struct mm_worker *w)
 {
     if (!have_single(w)) {
@@ -345,9 +357,12 @@ static uint32_t step_single(struct mm_worker *w)
         sent =
             mm_worker_send_some(w, w->single, w->suspect_end, MM_WORKER_SINGLE_IN_FLIGHT, &blocked);
     }
-    if (!w->failed && w->n_in_flight == 0 && w->win.next >= w->suspect_end &&
-        w->win.skipped == UINT64_MAX) {
-        /* The suspects are dealt with. */
+    if (suspects_done(w)) {
+        if (w->n_good < ALONE_FOR && mm_spool_pending(w->reader) && !mm_worker_stopping(w)) {
+            w->suspect_end = w->win.next + ALONE_FOR;
+            return 0;
+        }
+        w->suspect_end = w->win.next;
         w->restart_s = 0;
         restart_later(w);
         return 0;

@@ -90,7 +90,7 @@ def test_a_whole_batch_refused_is_not_dead(kafka: Cluster, make_broker: MakeBrok
 
 
 def test_poisons_in_a_row(kafka: Cluster, make_broker: MakeBroker, figure: Callable[[str], None]) -> None:
-    """Nothing but poison, then one good message: each letter costs a new producer, but no growing pause."""
+    """Nothing but poison, then one good message: each letter does not cost a new producer each, nor a growing pause."""
     topic = kafka.new_topic(config={"max.message.bytes": "3000"})
     broker = make_broker({"kafka_broker": kafka.bootstrap, "kafka_topic": topic}).start()
     n = 100

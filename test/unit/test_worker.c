@@ -159,6 +159,29 @@ static void test_many_dead_letters_take_few_producers(void **state)
     rig_free(g);
 }
 
+/* The same where they fail one by one: the first one, which goes alone into a partition that the
+ * producer is new to, and then all that come behind it. */
+static void test_what_comes_behind_a_dead_letter_goes_alone_too(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    uint64_t n_before = faults.n_clients;
+    rig_start(g);
+    for (int i = 0; i < 31; i++) {
+        rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1,
+                                          RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    }
+    rig_publish_many(g, 100, 5);
+    assert_true(rig_wait_empty(g, 60000));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.dead_lettered, 30);
+    assert_int_equal(shot.delivered, 70);
+    assert_int_equal(faults.n_clients - n_before, 3); /* with the first one */
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 static void test_a_message_too_large_for_the_client_is_a_dead_letter_at_once(void **state)
 {
     (void)state;
@@ -259,8 +282,8 @@ static void test_every_kind_of_error_is_survived(void **state)
     rig_free(g);
 }
 
-/* Kafka does not know the producer any more: the client takes another epoch, and says nothing. It is
- * found out by the statistics, once a second. */
+/* Kafka does not know the producer any more: the client takes another epoch, and says nothing. It
+ * is found out by the statistics, once a second. */
 static void test_a_new_epoch_is_told(void **state)
 {
     (void)state;
@@ -1160,6 +1183,7 @@ int main(void)
         cmocka_unit_test(test_a_refused_topic_waits_and_is_tried_again),
         cmocka_unit_test(test_neighbours_of_a_suspect_are_delivered),
         cmocka_unit_test(test_many_dead_letters_take_few_producers),
+        cmocka_unit_test(test_what_comes_behind_a_dead_letter_goes_alone_too),
         cmocka_unit_test(test_who_fails_alone_too_is_a_dead_letter),
         cmocka_unit_test(test_a_message_too_large_for_the_client_is_a_dead_letter_at_once),
         cmocka_unit_test(test_a_producer_that_dies_is_replaced),
