@@ -103,6 +103,7 @@ struct mm_kafka
     uint32_t n_down; /* and without */
     int64_t id;      /* of the producer, as Kafka knows it; -1: it has had none yet */
     int64_t epoch;
+    bool epoch_due; /* another one follows, because a message was refused */
     struct mm_log_limit epoch_limit;
     struct mm_contact contact;
     char fatal_reason[256];
@@ -244,6 +245,8 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     struct topic *topic = rd_kafka_topic_opaque(m->rkt);
     topic->n_out--;
     bool delivered = report.class == MM_KAFKA_DELIVERED;
+    /* A refusal by Kafka ends a strict producer. Any other leaves the number out by a new epoch. */
+    k->epoch_due = k->epoch_due || (m->err > 0 && (k->loose || k->careful));
     if (topic->n_out == 0) {
         topic->finding = false;
         /* Nothing is out, so nothing warms. Where a message went elsewhere than was foreseen,
@@ -342,7 +345,8 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 
 /* Where Kafka's answers do not fit what was sent, the client takes another epoch, or another id,
  * and sends all again that is on its way, some of which may have been written: the one case in
- * which it doubles without an error. It happens when several nodes go away at once. */
+ * which it doubles without an error. It happens when several nodes go away at once. Where the
+ * epoch is another one because a message was refused, nothing was on its way: no word of it. */
 static void note_epoch(struct mm_kafka *k, const struct mm_kafka_stats *stats)
 {
     if (stats->producer_id < 0) {
@@ -350,7 +354,7 @@ static void note_epoch(struct mm_kafka *k, const struct mm_kafka_stats *stats)
     }
     bool anew = k->id >= 0 && (k->id != stats->producer_id || k->epoch != stats->producer_epoch);
     uint64_t n_held = 0;
-    if (anew &&
+    if (anew && !k->epoch_due &&
         mm_log_allowed(&k->epoch_limit, mm_clock_monotonic_ns(), LINE_INTERVAL_NS, &n_held)) {
         mm_log_write(k->log, MM_LOG_WARN,
                      "Kafka: the client counts its messages anew (producer %" PRId64
@@ -360,6 +364,7 @@ static void note_epoch(struct mm_kafka *k, const struct mm_kafka_stats *stats)
                      "mm-id (%" PRIu64 " more such lines were held back)",
                      stats->producer_id, stats->producer_epoch, n_held);
     }
+    k->epoch_due = k->epoch_due && !anew && k->id >= 0; /* the first one seen is the latest */
     k->id = stats->producer_id;
     k->epoch = stats->producer_epoch;
 }
