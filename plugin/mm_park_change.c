@@ -188,14 +188,14 @@ int mm_park_resume(struct mm_park *p,
                    char *errstr,
                    size_t errstr_len)
 {
+    if (p->started) {
+        return 0; /* an earlier call has come this far: all of it is the thread's now */
+    }
     p->opts.config = change->config;
     mm_park_leave_room(p);
     struct resume r = {.change = *change, .errstr = errstr, .errstr_len = errstr_len};
     if (!for_workers(p, resume_worker, &r)) {
         return r.err;
-    }
-    if (p->started) {
-        return 0;
     }
     pthread_mutex_lock(&p->lock);
     p->end = false;
