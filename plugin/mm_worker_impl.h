@@ -180,6 +180,11 @@ const char *mm_worker_kafka_topic_of(const struct mm_worker *w, const struct mm_
 /* The pause after one of so many seconds, for something that fails again. */
 uint32_t mm_worker_longer_pause(uint32_t seconds);
 
+/* The pause before a parked lane is tried again, after one of last_ms (0: it was not tried yet):
+ * half as long again, kafka_retry_interval at least, five minutes at most where that is not longer.
+ */
+uint64_t mm_worker_longer_retry(uint64_t last_ms, uint64_t interval_ms);
+
 /* Send nothing for a lane, until something has come for it or ns have passed. */
 void mm_worker_block(struct mm_worker *w, uint32_t lane, uint64_t ns);
 

@@ -54,6 +54,13 @@ uint32_t mm_worker_longer_pause(uint32_t seconds)
                                                    : seconds * 2;
 }
 
+uint64_t mm_worker_longer_retry(uint64_t last_ms, uint64_t interval_ms)
+{
+    uint64_t max_ms = interval_ms > MM_WORKER_RETRY_MAX_MS ? interval_ms : MM_WORKER_RETRY_MAX_MS;
+    uint64_t ms = last_ms == 0 ? interval_ms : last_ms * 3 / 2;
+    return ms > max_ms ? max_ms : ms;
+}
+
 void mm_worker_block(struct mm_worker *w, uint32_t lane, uint64_t ns)
 {
     w->n_blocked += !w->lanes[lane].blocked;

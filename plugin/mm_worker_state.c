@@ -91,10 +91,7 @@ static void park(struct mm_worker *w)
     uint64_t interval_ms = w->opts.config->kafka_retry_interval_s * UINT64_C(1000);
     uint64_t ms = interval_ms;
     if (w->opts.role == MM_ROLE_LANE) {
-        uint64_t max_ms =
-            interval_ms > MM_WORKER_RETRY_MAX_MS ? interval_ms : MM_WORKER_RETRY_MAX_MS;
-        ms = w->retry_ms == 0 ? interval_ms : w->retry_ms * 3 / 2;
-        ms = w->retry_ms = ms > max_ms ? max_ms : ms;
+        ms = w->retry_ms = mm_worker_longer_retry(w->retry_ms, interval_ms);
         ms += ms * (uint64_t)(rand_r(&w->seed) % 200) / 1000;
     }
     w->probing = true;

@@ -2,8 +2,11 @@
 
 #include "mm_error.h"
 #include "mm_kafka.h"
+#include "mm_route.h"
+#include "mm_thread.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +70,19 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
 
 extern void __real_rd_kafka_destroy(rd_kafka_t *rk);
 void __wrap_rd_kafka_destroy(rd_kafka_t *rk);
+extern int __real_rd_kafka_poll(rd_kafka_t *rk, int timeout_ms);
+int __wrap_rd_kafka_poll(rd_kafka_t *rk, int timeout_ms);
+extern rd_kafka_resp_err_t __real_rd_kafka_flush(rd_kafka_t *rk, int timeout_ms);
+rd_kafka_resp_err_t __wrap_rd_kafka_flush(rd_kafka_t *rk, int timeout_ms);
+extern char *__real_mm_route_describe(const struct mm_config *config);
+char *__wrap_mm_route_describe(const struct mm_config *config);
+extern int __real_mm_lanes_reset(struct mm_lanes *lanes, const struct mm_config *config);
+int __wrap_mm_lanes_reset(struct mm_lanes *lanes, const struct mm_config *config);
+extern int __real_mm_thread_start(const char *name,
+                                  void *(*run)(void *),
+                                  void *arg,
+                                  pthread_t *out);
+int __wrap_mm_thread_start(const char *name, void *(*run)(void *), void *arg, pthread_t *out);
 
 int __wrap_mm_spool_next(struct mm_spool_reader *rd,
                          uint32_t max_scan,
@@ -87,6 +103,11 @@ int __wrap_mm_spool_read(struct mm_spool_reader *rd,
     if (faults.read_eio) {
         faults.n_eio++;
         return MM_EIO;
+    }
+    if (faults.bad_seq == pos->seq && pos->seq != 0 && main_spool != NULL &&
+        rd == mm_spool_reader(main_spool, 0)) {
+        faults.n_eio++;
+        return faults.bad_err;
     }
     return __real_mm_spool_read(rd, pos, out);
 }
@@ -157,12 +178,61 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
 
 void __wrap_rd_kafka_destroy(rd_kafka_t *rk)
 {
-    faults.n_hanging++;
-    while (faults.hang_destroy) {
-        sleep_ms(5);
+    char name[16] = "";
+    pthread_getname_np(pthread_self(), name, sizeof name);
+    const char *only = faults.hang_only;
+    if (only == NULL || strcmp(name, only) == 0) {
+        faults.n_hanging++;
+        while (faults.hang_destroy) {
+            sleep_ms(5);
+        }
+        faults.n_hanging--;
     }
-    faults.n_hanging--;
     __real_rd_kafka_destroy(rk);
+}
+
+int __wrap_rd_kafka_poll(rd_kafka_t *rk, int timeout_ms)
+{
+    if (faults.mute) {
+        sleep_ms(timeout_ms);
+        return 0;
+    }
+    return __real_rd_kafka_poll(rk, timeout_ms);
+}
+
+rd_kafka_resp_err_t __wrap_rd_kafka_flush(rd_kafka_t *rk, int timeout_ms)
+{
+    if (faults.mute) {
+        sleep_ms(timeout_ms);
+        return RD_KAFKA_RESP_ERR__TIMED_OUT;
+    }
+    return __real_rd_kafka_flush(rk, timeout_ms);
+}
+
+/* Is it the turn of this call to fail? One thread makes them. */
+static bool fails_now(_Atomic uint32_t *at)
+{
+    return *at > 0 && --*at == 0;
+}
+
+char *__wrap_mm_route_describe(const struct mm_config *config)
+{
+    return fails_now(&faults.describe_err_at) ? NULL : __real_mm_route_describe(config);
+}
+
+int __wrap_mm_lanes_reset(struct mm_lanes *lanes, const struct mm_config *config)
+{
+    return fails_now(&faults.reset_err_at) ? MM_ENOMEM : __real_mm_lanes_reset(lanes, config);
+}
+
+int __wrap_mm_thread_start(const char *name, void *(*run)(void *), void *arg, pthread_t *out)
+{
+    const char *unwanted = faults.no_thread;
+    if (unwanted != NULL && strcmp(name, unwanted) == 0) {
+        faults.no_thread = NULL;
+        return EAGAIN;
+    }
+    return __real_mm_thread_start(name, run, arg, out);
 }
 
 /* In the place of the C library's, for the Kafka client, too. */
@@ -285,16 +355,18 @@ static void open_logs(struct rig *g)
     mm_metrics_restore(g->metrics, g->spool, mm_spool_found(g->spool));
 }
 
-static void make_config(struct rig *g, struct mm_config **out)
+struct mm_config *rig_config(struct rig *g)
 {
+    struct mm_config *config;
     struct mm_config_source source = {
         .options = g->options, .n_options = g->n_options, .report = report};
-    assert_int_equal(mm_config_new(&source, out), 0);
+    assert_int_equal(mm_config_new(&source, &config), 0);
+    return config;
 }
 
 void rig_start(struct rig *g)
 {
-    make_config(g, &g->config);
+    g->config = rig_config(g);
     assert_int_equal(mm_lanes_new(&g->lanes), 0);
     struct mm_metrics_info info = {
         .version = "test",
@@ -320,7 +392,7 @@ void rig_resume(struct rig *g)
 {
     char errstr[512] = "";
     struct mm_config *before = g->config;
-    make_config(g, &g->config);
+    g->config = rig_config(g);
     assert_true(mm_sender_await(g->sender, 60000));
     check(mm_sender_resume(g->sender, g->config, errstr, sizeof errstr), errstr);
     mm_config_free(before);

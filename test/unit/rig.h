@@ -37,6 +37,8 @@
 struct faults
 {
     _Atomic bool read_eio;       /* the disk gives no record */
+    _Atomic uint64_t bad_seq;    /* the record of the spool that cannot be read again; 0: none; */
+    _Atomic int bad_err;         /* ... for this reason */
     _Atomic int dead_err;        /* the dead-letter log takes nothing; 0: it works */
     _Atomic int park_open_err;   /* the logs of parked lanes: cannot be made; */
     _Atomic int park_append_err; /* ... take nothing; */
@@ -47,11 +49,17 @@ struct faults
      * of what is in Kafka sets this before rig_start(). */
     bool one_request;
     _Atomic bool hang_resolver; /* looking for the address of RIG_HANGING_HOST takes until then */
-    _Atomic bool hang_destroy;  /* the end of a client takes until then */
-    _Atomic uint64_t n_hanging; /* so many hang just now */
-    _Atomic uint64_t n_clients; /* of Kafka that were made by anyone */
-    _Atomic uint64_t n_repeat;  /* so many records were counted by an earlier process */
-    _Atomic uint64_t n_eio;     /* how often a fault has happened */
+    _Atomic bool hang_destroy;  /* the end of a client takes until then; */
+    _Atomic(const char *) hang_only; /* ... in the thread of that name; NULL: in any */
+    _Atomic bool mute;               /* clients tell nothing that happens, no delivery either */
+    /* The call of that number from now on finds no memory; 0: none. */
+    _Atomic uint32_t describe_err_at; /* of mm_route_describe() */
+    _Atomic uint32_t reset_err_at;    /* of mm_lanes_reset() */
+    _Atomic(const char *) no_thread;  /* the thread of that name cannot be started, once */
+    _Atomic uint64_t n_hanging;       /* so many hang just now */
+    _Atomic uint64_t n_clients;       /* of Kafka that were made by anyone */
+    _Atomic uint64_t n_repeat;        /* so many records were counted by an earlier process */
+    _Atomic uint64_t n_eio;           /* how often a fault has happened */
     _Atomic uint64_t n_unburied;
     _Atomic uint64_t n_park_faults;
     _Atomic uint64_t n_park_syncs; /* that were asked for */
@@ -103,6 +111,9 @@ void rig_start(struct rig *g);
 bool rig_settle(struct rig *g, uint32_t wait_ms, uint32_t timeout_ms);
 void rig_resume(struct rig *g);
 
+/* The settings that the options say, for mm_sender_resume(). The caller frees them. */
+struct mm_config *rig_config(struct rig *g);
+
 /* And at its stop. Returns the ms that the stop of the threads took. */
 uint64_t rig_stop_workers(struct rig *g, uint32_t drain_ms);
 void rig_close(struct rig *g);
@@ -142,6 +153,19 @@ struct seen
     size_t n;
     struct seen_message message[MAX_MESSAGES];
 };
+
+/* Waits until the condition holds, and fails when it does not come to. */
+#define RIG_WAIT_MS 20000
+#define rig_wait_for(condition)                                              \
+    do {                                                                     \
+        for (uint64_t end_ms = now_ms() + RIG_WAIT_MS; now_ms() < end_ms;) { \
+            if (condition) {                                                 \
+                break;                                                       \
+            }                                                                \
+            sleep_ms(5);                                                     \
+        }                                                                    \
+        assert_true(condition);                                              \
+    } while (0)
 
 /* Everything that is in the Kafka topic, partition by partition. The caller frees it. */
 struct seen *consume(struct rig *g, const char *kafka_topic, int n_partitions);
