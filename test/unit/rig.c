@@ -1,9 +1,12 @@
 #include "rig.h"
 
+#include "mm_dead_topic.h"
 #include "mm_error.h"
 #include "mm_kafka.h"
+#include "mm_message.h"
 #include "mm_route.h"
 #include "mm_thread.h"
+#include "mm_window.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -83,6 +86,23 @@ extern int __real_mm_thread_start(const char *name,
                                   void *arg,
                                   pthread_t *out);
 int __wrap_mm_thread_start(const char *name, void *(*run)(void *), void *arg, pthread_t *out);
+extern int __real_mm_window_init(struct mm_window *win, uint64_t len);
+int __wrap_mm_window_init(struct mm_window *win, uint64_t len);
+extern int __real_mm_message_new(struct mm_message **out);
+int __wrap_mm_message_new(struct mm_message **out);
+extern int __real_mm_dead_topic_new(const struct mm_dead_topic_options *opts,
+                                    struct mm_dead_topic **out);
+int __wrap_mm_dead_topic_new(const struct mm_dead_topic_options *opts, struct mm_dead_topic **out);
+extern int __real_mm_message_make(struct mm_message *m,
+                                  const struct mm_config *config,
+                                  const struct mm_config_route *route,
+                                  const struct mm_message_source *source,
+                                  struct mm_kafka_message *out);
+int __wrap_mm_message_make(struct mm_message *m,
+                           const struct mm_config *config,
+                           const struct mm_config_route *route,
+                           const struct mm_message_source *source,
+                           struct mm_kafka_message *out);
 
 int __wrap_mm_spool_next(struct mm_spool_reader *rd,
                          uint32_t max_scan,
@@ -172,6 +192,11 @@ rd_kafka_t *__wrap_rd_kafka_new(rd_kafka_type_t type,
         rd_kafka_conf_set(conf, "max.in.flight", "1", errstr, errstr_len) != RD_KAFKA_CONF_OK) {
         return NULL;
     }
+    if (faults.no_client && type == RD_KAFKA_PRODUCER) {
+        faults.n_scarce++;
+        snprintf(errstr, errstr_len, "no client");
+        return NULL;
+    }
     faults.n_clients++;
     return __real_rd_kafka_new(type, conf, errstr, errstr_len);
 }
@@ -223,6 +248,53 @@ char *__wrap_mm_route_describe(const struct mm_config *config)
 int __wrap_mm_lanes_reset(struct mm_lanes *lanes, const struct mm_config *config)
 {
     return fails_now(&faults.reset_err_at) ? MM_ENOMEM : __real_mm_lanes_reset(lanes, config);
+}
+
+/* Is this the function that finds no memory? */
+static bool lacks_memory(const char *function)
+{
+    const char *unlucky = faults.no_memory;
+    if (unlucky == NULL || strcmp(function, unlucky) != 0) {
+        return false;
+    }
+    faults.no_memory = NULL;
+    return true;
+}
+
+int __wrap_mm_window_init(struct mm_window *win, uint64_t len)
+{
+    return lacks_memory("mm_window_init") ? MM_ENOMEM : __real_mm_window_init(win, len);
+}
+
+int __wrap_mm_message_new(struct mm_message **out)
+{
+    if (lacks_memory("mm_message_new")) {
+        *out = NULL;
+        return MM_ENOMEM;
+    }
+    return __real_mm_message_new(out);
+}
+
+int __wrap_mm_dead_topic_new(const struct mm_dead_topic_options *opts, struct mm_dead_topic **out)
+{
+    if (lacks_memory("mm_dead_topic_new")) {
+        *out = NULL;
+        return MM_ENOMEM;
+    }
+    return __real_mm_dead_topic_new(opts, out);
+}
+
+int __wrap_mm_message_make(struct mm_message *m,
+                           const struct mm_config *config,
+                           const struct mm_config_route *route,
+                           const struct mm_message_source *source,
+                           struct mm_kafka_message *out)
+{
+    if (faults.no_message) {
+        faults.n_scarce++;
+        return MM_ENOMEM;
+    }
+    return __real_mm_message_make(m, config, route, source, out);
 }
 
 int __wrap_mm_thread_start(const char *name, void *(*run)(void *), void *arg, pthread_t *out)

@@ -55,6 +55,10 @@ struct faults
     /* The call of that number from now on finds no memory; 0: none. */
     _Atomic uint32_t describe_err_at; /* of mm_route_describe() */
     _Atomic uint32_t reset_err_at;    /* of mm_lanes_reset() */
+    _Atomic(const char *) no_memory;  /* the function of that name finds none, once; */
+    _Atomic bool no_message;          /* ... mm_message_make() until then */
+    _Atomic bool no_client;           /* no client of Kafka can be made until then */
+    _Atomic uint64_t n_scarce;        /* how often that was so */
     _Atomic(const char *) no_thread;  /* the thread of that name cannot be started, once */
     _Atomic uint64_t n_hanging;       /* so many hang just now */
     _Atomic uint64_t n_clients;       /* of Kafka that were made by anyone */

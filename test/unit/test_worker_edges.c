@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANE_HEAT 2 /* the second route */
+#define LANE_POWER 1
+#define LANE_HEAT 2
 
 #define MISSING RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
 #define GRANTED RD_KAFKA_RESP_ERR_NO_ERROR
@@ -422,6 +423,259 @@ static void test_one_worker_hangs_while_others_end(void **state)
     rig_free(g);
 }
 
+/* A test topic that does not exist is told, and all messages go on. */
+static void test_a_refused_test_message_is_told(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig("probe");
+    rig_option(g, "kafka_test_message", "true");
+    rig_option(g, "kafka_test_topic", "probe");
+    rig_start(g);
+    rig_publish_to(g, "else", 20);
+    rig_wait_for(rig_logged(g, "the test message was refused: UNKNOWN_TOPIC_OR_PART"));
+    rig_publish_to(g, "heat/a", 20);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->test_messages), 0);
+    assert_int_equal(rig_figures(g).delivered, 40);
+    check_topic(g, "mqtt", 20, "else");
+    check_topic(g, "heat", 20, "heat/a");
+    end_rig(g);
+}
+
+/* A test message that was taken back, as the settings changed before Kafka was there, is sent by
+ * the next client: once. */
+static void test_a_test_message_is_sent_again(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "kafka_test_message", "true");
+    rd_kafka_mock_broker_set_down(g->cluster, 1);
+    rig_start(g);
+    const struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    rig_publish_to(g, "else", 5);
+    sleep_ms(300); /* the client has it by then, most likely */
+    assert_true(rig_settle(g, 100, RIG_WAIT_MS));
+    assert_int_equal(mm_counter_get(&m->test_messages), 0);
+    rd_kafka_mock_broker_set_up(g->cluster, 1);
+    rig_resume(g);
+    rig_wait_for(mm_counter_get(&m->test_messages) == 1);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    struct seen *seen = consume(g, "mqtt", 1);
+    assert_int_equal(seen->n, 6);
+    size_t n_tests = 0;
+    for (size_t i = 0; i < seen->n; i++) {
+        n_tests += strcmp(seen->message[i].key, "test") == 0;
+    }
+    assert_int_equal(n_tests, 1);
+    free(seen);
+    end_rig(g);
+}
+
+/* A stop that has time for the next try of what is parked waits for it. */
+static void test_a_stop_delivers_what_is_parked(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig("heat");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 10);
+    rig_wait_for(info_of(g, LANE_HEAT).n_records == 10);
+    rig_refuse(g, "heat", GRANTED);
+    rig_stop_workers(g, 15000);
+    assert_int_equal(rig_figures(g).delivered, 10);
+    assert_int_equal(rig_figures(g).in_spool, 0);
+    check_topic(g, "heat", 10, "heat/a");
+    rig_free(g);
+}
+
+/* Kafka refuses a record of a parked topic for what it is: a dead letter, and the others follow. */
+static void test_poison_of_a_parked_topic_is_judged_alone(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig("heat");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 10);
+    rig_wait_for(info_of(g, LANE_HEAT).n_records == 10);
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 2, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+                                      RD_KAFKA_RESP_ERR_INVALID_RECORD);
+    rig_refuse(g, "heat", GRANTED);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.dead_lettered, 1);
+    assert_int_equal(shot.delivered, 9);
+    check_topic(g, "heat", 9, "heat/a");
+    end_rig(g);
+}
+
+/* Two Kafka topics are parked and the logs of both cannot be synced: each is copied again, whole
+ * and by itself. */
+static void test_two_topics_are_copied_again(void **state)
+{
+    (void)state;
+    char dir[SCRATCH_LEN];
+    assert_int_equal(scratch_make(dir, "edges"), 0);
+    struct rig *g = refusing_rig("heat");
+    rig_refuse(g, "power", MISSING);
+    rig_option(g, "spool_dir", dir);
+    rig_option(g, "spool_max_bytes", "16M");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 1);
+    rig_publish_to(g, "power/a", 1);
+    rig_wait_for(info_of(g, LANE_HEAT).n_records == 1 && info_of(g, LANE_POWER).n_records == 1);
+    rig_wait_for(faults.n_finished == 2);
+    faults.park_sync_err = MM_EIO;
+    for (int i = 0; i < 10; i++) {
+        rig_publish_to(g, "heat/a", 1);
+        rig_publish_to(g, "power/a", 1);
+        rig_publish_to(g, "else", 1);
+    }
+    rig_wait_for(faults.n_park_faults >= 2);
+    assert_true(rig_wait_delivered(g, 10, RIG_WAIT_MS)); /* they hold up nothing */
+    assert_int_equal(faults.n_finished, 2);
+    assert_int_equal(rig_figures(g).in_spool, 22);
+    faults.park_sync_err = 0;
+    rig_wait_for(faults.n_finished == 32);
+    rig_refuse(g, "heat", GRANTED);
+    rig_refuse(g, "power", GRANTED);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).delivered, 32);
+    static const char *const topics[] = {"heat", "power"};
+    for (size_t k = 0; k < 2; k++) {
+        const uint32_t lane = k == 0 ? LANE_HEAT : LANE_POWER;
+        uint64_t n_repeated = mm_counter_get(&mm_metrics_park(g->metrics, lane)->repeated);
+        assert_true(n_repeated > 0);
+        struct seen *seen = consume(g, topics[k], 1);
+        assert_int_equal(seen->n, 11 + n_repeated);
+        free(seen);
+    }
+    end_rig(g);
+    assert_int_equal(scratch_remove(dir), 0);
+}
+
+/* --- dead letters -------------------------------------------------------------------------------
+ */
+
+/* What is too large to be kept is told, with a topic that is cut, not all of it. */
+static void test_a_letter_that_is_not_kept_is_told(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "max_message_bytes", "2000");
+    rig_start(g);
+    char topic[201] = {0};
+    memset(topic, 't', 200);
+    static const char large[4000];
+    faults.dead_err = MM_ETOOBIG;
+    assert_int_equal(rig_publish(g, topic, large, sizeof large), 0);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    char quoted[140];
+    snprintf(quoted, sizeof quoted, "\"%.128s\"", topic);
+    assert_int_equal(rig_count_lines(g, quoted), 1);
+    assert_true(rig_logged(g, "dead_letter_max_bytes is too little to keep it"));
+    end_rig(g);
+}
+
+/* The disk does not give what is to become a dead letter: it becomes one when it does. */
+static void test_a_letter_that_cannot_be_read_waits(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "max_message_bytes", "2000");
+    rig_start(g);
+    static const char large[4000];
+    faults.bad_err = MM_EIO;
+    faults.bad_seq = 1;
+    assert_int_equal(rig_publish(g, "plant/0", large, sizeof large), 0);
+    rig_publish_many(g, 10, 1);
+    rig_wait_for(rig_logged(g, "cannot be put to the dead letters"));
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    assert_int_equal(rig_figures(g).ledger_difference, 0);
+    faults.bad_seq = 0;
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    assert_int_equal(rig_figures(g).delivered, 10);
+    check_all_there(g, 1);
+    end_rig(g);
+}
+
+/* A damaged record is found out when a Kafka topic is to be parked, and its letter cannot be kept:
+ * it stays until it can. */
+static void test_a_damaged_record_waits_for_its_letter(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig("heat");
+    faults.bad_err = MM_ECORRUPT;
+    faults.bad_seq = 1;
+    faults.dead_err = MM_EIO;
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 5);
+    rig_wait_for(faults.n_unburied > 0);
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    assert_int_equal(rig_figures(g).in_spool, 5);
+    faults.dead_err = 0;
+    rig_refuse(g, "heat", GRANTED);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    assert_int_equal(rig_figures(g).delivered, 4);
+    check_topic(g, "heat", 4, "heat/a");
+    end_rig(g);
+}
+
+/* A record that no route takes is damaged when it is to be kept: it is told without what is lost.
+ */
+static void test_a_damaged_record_of_no_topic_is_a_letter(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "route", "t/# t.${topic[1]}");
+    rig_option(g, "kafka_topic_allow", "t.o*");
+    rig_start(g);
+    faults.bad_err = MM_ECORRUPT;
+    faults.bad_seq = 1;
+    rig_publish_to(g, "t/a", 1); /* makes a name that is not allowed */
+    rig_publish_to(g, "else", 5);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    assert_int_equal(rig_figures(g).delivered, 5);
+    char *text;
+    size_t len;
+    assert_int_equal(mm_dead_list(g->dead, &text, &len), 0);
+    assert_non_null(strstr(text, "\"kafka_topic\":\"\""));
+    free(text);
+    end_rig(g);
+}
+
+/* The client of a parked topic alone does not end: a change of the settings waits for it, and so
+ * does a stop. */
+static void test_the_client_of_a_parked_topic_hangs(void **state)
+{
+    (void)state;
+    struct rig *g = refusing_rig("heat");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 10);
+    rig_wait_for(info_of(g, LANE_HEAT).n_records == 10);
+    const struct mm_metrics_worker *lane = mm_metrics_park(g->metrics, LANE_HEAT);
+    faults.hang_only = "mm-parked";
+    faults.hang_destroy = true;
+    /* Its client is ended after each try that is refused. */
+    rig_wait_for(faults.n_hanging == 1);
+    assert_false(rig_settle(g, 100, 500));
+    assert_false(mm_sender_await(g->sender, 100));
+    faults.hang_destroy = false;
+    assert_true(mm_sender_await(g->sender, RIG_WAIT_MS));
+    rig_resume(g);
+    faults.hang_destroy = true;
+    rig_wait_for(faults.n_hanging == 1);
+    mm_sender_stop(g->sender, 100);
+    assert_false(mm_sender_join(g->sender, 500));
+    faults.hang_destroy = false;
+    assert_true(mm_sender_join(g->sender, RIG_WAIT_MS));
+    assert_int_equal(mm_counter_get(&lane->delivered), 0);
+    assert_int_equal(rig_figures(g).in_spool, 10);
+    assert_int_equal(rig_figures(g).ledger_difference, 0);
+    rig_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -436,6 +690,16 @@ int main(void)
         cmocka_unit_test(test_reports_that_never_come_make_repeats_of_the_same_id),
         cmocka_unit_test(test_reports_that_never_come_of_what_lost_its_place),
         cmocka_unit_test(test_one_worker_hangs_while_others_end),
+        cmocka_unit_test(test_a_refused_test_message_is_told),
+        cmocka_unit_test(test_a_test_message_is_sent_again),
+        cmocka_unit_test(test_a_stop_delivers_what_is_parked),
+        cmocka_unit_test(test_poison_of_a_parked_topic_is_judged_alone),
+        cmocka_unit_test(test_two_topics_are_copied_again),
+        cmocka_unit_test(test_a_letter_that_is_not_kept_is_told),
+        cmocka_unit_test(test_a_letter_that_cannot_be_read_waits),
+        cmocka_unit_test(test_a_damaged_record_waits_for_its_letter),
+        cmocka_unit_test(test_a_damaged_record_of_no_topic_is_a_letter),
+        cmocka_unit_test(test_the_client_of_a_parked_topic_hangs),
     };
     cmocka_set_test_filter(getenv("CMOCKA_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
 #include "rig.h"
 
 #include "mm_error.h"
+#include "mm_worker.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,12 +92,37 @@ static void test_other_routes_without_memory_are_tried_again(void **state)
     rig_free(g);
 }
 
+/* A worker that goes on has no memory for the copies of its dead letters, then no thread. */
+static void test_a_worker_without_memory_goes_on_later(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "dead_letter_topic", "dead");
+    rig_start(g);
+    rig_publish_many(g, 10, 2);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_true(rig_settle(g, 1000, RIG_WAIT_MS));
+    rig_publish_many(g, 10, 2);
+    faults.no_memory = "mm_dead_topic_new";
+    refuse_resume(g, MM_ENOMEM, mm_strerror(MM_ENOMEM));
+    assert_null(faults.no_memory);
+    faults.no_thread = "mm-worker-0";
+    refuse_resume(g, MM_ETHREAD, "a worker thread could not be started");
+    assert_int_equal(rig_figures(g).in_spool, 10);
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 /* At the start: the caller is told, and can begin anew. */
 static void test_a_start_without_memory_or_threads_is_told(void **state)
 {
     (void)state;
     struct rig *g = two_topics();
     rig_option(g, "kafka_workers", "2");
+    rig_option(g, "dead_letter_topic", "dead");
     rig_start(g);
     rig_stop_workers(g, 0);
     mm_sender_free(g->sender);
@@ -121,6 +147,17 @@ static void test_a_start_without_memory_or_threads_is_told(void **state)
         rig_stop_workers(g, 0);
         mm_sender_free(g->sender);
     }
+    static const char *const functions[] = {"mm_window_init", "mm_message_new",
+                                            "mm_dead_topic_new"};
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(mm_sender_new(&opts, &g->sender, errstr, sizeof errstr), 0);
+        faults.no_memory = functions[i];
+        assert_int_equal(mm_sender_start(g->sender, errstr, sizeof errstr), MM_ENOMEM);
+        assert_string_equal(errstr, mm_strerror(MM_ENOMEM));
+        assert_null(faults.no_memory);
+        rig_stop_workers(g, 0);
+        mm_sender_free(g->sender);
+    }
     assert_int_equal(mm_sender_new(&opts, &g->sender, errstr, sizeof errstr), 0);
     g->park = mm_sender_park(g->sender);
     assert_int_equal(mm_sender_start(g->sender, errstr, sizeof errstr), 0);
@@ -131,11 +168,169 @@ static void test_a_start_without_memory_or_threads_is_told(void **state)
     rig_free(g);
 }
 
+/* A message that there is no memory for stays where it is, and in its place. */
+static void test_a_message_without_memory_waits(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_start(g);
+    rig_publish_many(g, 10, 2);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    faults.no_message = true;
+    rig_publish_many(g, 50, 2);
+    rig_wait_for(faults.n_scarce >= 5);
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.in_spool, 50);
+    assert_int_equal(shot.dead_lettered, 0);
+    assert_int_equal(shot.ledger_difference, 0);
+    faults.no_message = false;
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    check_all_there(g, 1);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* No new client can be made in the place of one that failed, for suspects or for all: that is told,
+ * tried again after longer and longer, and costs nothing. */
+static void test_a_client_that_cannot_be_made_is_tried_again(void **state)
+{
+    (void)state;
+    static const rd_kafka_resp_err_t errors[] = {RD_KAFKA_RESP_ERR_INVALID_RECORD,
+                                                 RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER};
+    for (size_t i = 0; i < 2; i++) {
+        struct rig *g = rig_new(1);
+        faults.one_request = true;
+        rig_start(g);
+        rig_publish_many(g, 10, 2);
+        assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+        faults.no_client = true;
+        rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 1, errors[i]);
+        rig_publish_many(g, 50, 2);
+        rig_wait_for(faults.n_scarce >= 3); /* after 0 and 1 s */
+        assert_in_range(faults.n_scarce, 3, 6);
+        assert_true(rig_logged(g, "worker 0: "));
+        assert_true(rig_logged(g, "no client"));
+        struct mm_snapshot shot = rig_figures(g);
+        assert_true(shot.in_spool > 0);
+        assert_int_equal(shot.dead_lettered, 0);
+        assert_int_equal(shot.ledger_difference, 0);
+        faults.no_client = false;
+        assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+        assert_int_equal(rig_figures(g).dead_lettered, 0);
+        check_all_there(g, 1);
+        rig_stop_workers(g, 5000);
+        rig_free(g);
+    }
+}
+
+/* The spool is full, and the disk does not give what is to be dropped for the new: the new is
+ * refused until it does. What an earlier process had counted is not counted as dropped. */
+static void test_what_cannot_be_read_is_dropped_later(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "spool_max_bytes", "512k");
+    rig_option(g, "when_full", "drop_oldest");
+    rig_start(g);
+    faults.read_eio = true;
+    static const char payload[8000];
+    uint64_t n_refused = 0;
+    while (n_refused < 3) {
+        int err = rig_publish(g, "t", payload, sizeof payload);
+        n_refused += err != 0;
+        sleep_ms(err != 0 ? 20 : 0);
+    }
+    assert_true(g->n_appended >= 10);
+    rig_wait_for(rig_logged(g, "the spool cannot be read"));
+    assert_int_equal(rig_figures(g).dropped, 0);
+    assert_int_equal(rig_figures(g).in_spool, g->n_appended);
+    faults.n_repeat = 2;
+    faults.read_eio = false;
+    for (int i = 0; i < 200; i++) {
+        while (rig_publish(g, "t", payload, sizeof payload) != 0) {
+            sleep_ms(1);
+        }
+    }
+    const struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    rig_wait_for(mm_counter_get(&m->delivered) + mm_counter_get(&m->dropped_oldest) + 2 ==
+                 g->n_appended);
+    assert_int_equal(mm_counter_get(&m->repeated), 2);
+    assert_true(mm_counter_get(&m->dropped_oldest) > 0);
+    struct seen *seen = consume(g, "mqtt", 1);
+    check_order(seen);
+    char id[64];
+    snprintf(id, sizeof id, "%s-%llu", mm_spool_uuid(g->spool), (unsigned long long)g->n_appended);
+    assert_string_equal(seen->message[seen->n - 1].id, id);
+    free(seen);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* More is parked than the window of a parked Kafka topic has room for. */
+static void test_a_window_that_is_full_goes_on(void **state)
+{
+    (void)state;
+    const uint32_t n = 20000;
+    const uint32_t room = 1 << 14;
+    struct rig *g = two_topics();
+    rig_start(g);
+    rig_publish_to(g, "heat/a", n);
+    rig_wait_for(n_parked(g) == n);
+    const struct mm_metrics_worker *lane = mm_metrics_park(g->metrics, LANE_HEAT);
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 300);
+    rig_refuse(g, "heat", GRANTED);
+    rig_wait_for(mm_counter_get(&lane->held) == room);
+    rd_kafka_mock_broker_set_rtt(g->cluster, 1, 0);
+    assert_true(rig_wait_empty(g, 60000));
+    assert_int_equal(rig_figures(g).delivered, n);
+    assert_int_equal(mm_counter_get(&lane->repeated), 0);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+/* One worker has far more than the other looks at in one go: that one still finds its own behind
+ * it. */
+static void test_records_of_others_are_passed(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "kafka_workers", "2");
+    rig_start(g);
+    assert_true(rig_settle(g, 1000, RIG_WAIT_MS));
+    rig_publish_to(g, "much", 25000);
+    rig_publish_many(g, 40, 20); /* for both */
+    rig_resume(g);
+    assert_true(rig_wait_empty(g, 60000));
+    const uint64_t n_first = mm_counter_get(&mm_metrics_worker(g->metrics, 0)->delivered);
+    const uint64_t n_second = mm_counter_get(&mm_metrics_worker(g->metrics, 1)->delivered);
+    assert_int_equal(n_first + n_second, 25040);
+    assert_in_range(n_first < n_second ? n_first : n_second, 1, 39);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
+static void test_nothing_can_be_stopped(void **state)
+{
+    (void)state;
+    mm_sender_stop(NULL, 0);
+    assert_true(mm_sender_join(NULL, 0));
+    mm_sender_free(NULL);
+    assert_true(mm_worker_join(NULL, 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_other_routes_without_memory_are_tried_again),
+        cmocka_unit_test(test_a_worker_without_memory_goes_on_later),
         cmocka_unit_test(test_a_start_without_memory_or_threads_is_told),
+        cmocka_unit_test(test_a_message_without_memory_waits),
+        cmocka_unit_test(test_a_client_that_cannot_be_made_is_tried_again),
+        cmocka_unit_test(test_what_cannot_be_read_is_dropped_later),
+        cmocka_unit_test(test_a_window_that_is_full_goes_on),
+        cmocka_unit_test(test_records_of_others_are_passed),
+        cmocka_unit_test(test_nothing_can_be_stopped),
     };
     cmocka_set_test_filter(getenv("CMOCKA_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
