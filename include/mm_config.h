@@ -116,7 +116,7 @@ struct mm_config
     enum mm_compression kafka_compression;
     enum mm_partitioner kafka_partitioner;
     uint32_t kafka_linger_ms; /* 0..1000 */
-    bool kafka_test_message;  /* also true when only kafka_test_topic was given; see README */
+    bool kafka_test_message;  /* also when only kafka_test_topic is set; see docs/go-program.md */
     char *kafka_test_topic;   /* NULL: the test message goes to kafka_topic */
     char *json_topic_name;
     char *json_content_name;

@@ -261,7 +261,7 @@ uint32_t mm_worker_send_some(struct mm_worker *w,
                              uint32_t n,
                              bool *blocked);
 
-/* The Go program's sign of life; see README. The client keeps it until Kafka is there. */
+/* The Go program's sign of life (docs/go-program.md). The client keeps it until Kafka is there. */
 void mm_worker_send_test_message(struct mm_worker *w);
 
 /* --- mm_worker_state.c --- */
