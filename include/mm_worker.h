@@ -53,7 +53,7 @@ struct mm_worker_options
     struct mm_lanes *lanes; /* of the settings: mm_lanes_reset() */
     struct mm_spool *spool;
     struct mm_spool *main; /* the log that `spool` was parked from; NULL: none, or itself */
-    struct mm_park *park;  /* NULL: a Kafka topic that is refused is waited for */
+    struct mm_park *park;
     struct mm_metrics_worker *metrics;
     struct mm_dead *dead;
     struct mm_gate *gate; /* of all workers; NULL: none */

@@ -19,9 +19,8 @@ uint32_t mm_worker_know_lane(struct mm_worker *w, uint32_t number)
     uint32_t i = number - w->first_lane;
     struct mm_worker_lane *lane = &w->lanes[i];
     if (lane->kafka_topic == NULL) {
-        struct mm_park *park = w->opts.role == MM_ROLE_LANE ? NULL : w->opts.park;
         lane->kafka_topic = mm_lanes_name(w->opts.lanes, number);
-        lane->parked = park != NULL && mm_park_is_parked(park, number);
+        lane->parked = w->opts.role != MM_ROLE_LANE && mm_park_is_parked(w->opts.park, number);
         w->n_lanes = i < w->n_lanes ? w->n_lanes : i + 1;
     }
     return i;
@@ -39,7 +38,7 @@ uint32_t mm_worker_lane_of(struct mm_worker *w, const struct mm_record *rec)
 
 bool mm_worker_parks_lanes(const struct mm_worker *w)
 {
-    return w->opts.park != NULL && w->opts.role != MM_ROLE_LANE && w->max_lanes > 1;
+    return w->opts.role != MM_ROLE_LANE && w->max_lanes > 1;
 }
 
 const char *mm_worker_kafka_topic_of(const struct mm_worker *w, const struct mm_entry *e)
@@ -240,11 +239,11 @@ bool mm_worker_release(struct mm_worker *w)
     if (w->released) {
         return true;
     }
-    if (park != NULL && w->opts.role == MM_ROLE_MAIN && mm_park_comes_first(park)) {
+    if (w->opts.role == MM_ROLE_MAIN && mm_park_comes_first(park)) {
         return false;
     }
     /* Of those that were seen before, to be dropped. */
-    for (uint32_t i = 0; park != NULL && w->opts.role != MM_ROLE_LANE && i < w->n_lanes; i++) {
+    for (uint32_t i = 0; w->opts.role != MM_ROLE_LANE && i < w->n_lanes; i++) {
         w->lanes[i].parked = mm_park_is_parked(park, i);
     }
     w->released = true;

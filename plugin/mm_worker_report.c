@@ -24,8 +24,7 @@ static bool is_repeat(struct mm_worker *w, uint32_t lane)
 {
     const struct mm_worker_options *o = &w->opts;
     if (mm_spool_take_repeat(o->spool) || (o->main != NULL && mm_spool_take_repeat(o->main)) ||
-        (o->park != NULL && lane < w->max_lanes &&
-         mm_park_take_double(o->park, w->first_lane + lane))) {
+        (lane < w->max_lanes && mm_park_take_double(o->park, w->first_lane + lane))) {
         mm_counter_add(&w->m->repeated, 1);
         return true;
     }

@@ -262,7 +262,7 @@ uint32_t mm_worker_send_some(struct mm_worker *w,
 /* Is kafka_topic parked, which has lane 0? */
 static bool default_is_parked(const struct mm_worker *w)
 {
-    return w->opts.park != NULL && mm_park_is_parked(w->opts.park, 0);
+    return mm_park_is_parked(w->opts.park, 0);
 }
 
 void mm_worker_send_test_message(struct mm_worker *w)

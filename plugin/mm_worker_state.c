@@ -62,7 +62,7 @@ void mm_worker_end_producer(struct mm_worker *w, struct mm_kafka **kafka, uint32
 /* Of the workers of parked lanes only some have producers. False: not now. */
 static bool may_have_producer(struct mm_worker *w)
 {
-    if (w->opts.role == MM_ROLE_LANE && w->opts.park != NULL && !w->entered) {
+    if (w->opts.role == MM_ROLE_LANE && !w->entered) {
         w->entered = mm_park_enter(w->opts.park);
         return w->entered;
     }

@@ -676,6 +676,53 @@ static void test_the_client_of_a_parked_topic_hangs(void **state)
     rig_free(g);
 }
 
+/* The client that judges suspects fails by itself: another one goes on judging. */
+static void test_a_judge_that_dies_is_replaced(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    faults.one_request = true;
+    rig_start(g);
+    rig_publish_many(g, 10, 2);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    const struct mm_metrics_worker *m = mm_metrics_worker(g->metrics, 0);
+    rd_kafka_mock_broker_set_down(g->cluster, 1);
+    rig_publish_many(g, 20, 2);
+    rig_wait_for(mm_counter_get(&m->in_flight) == 20);
+    rd_kafka_mock_push_request_errors(g->cluster, API_PRODUCE, 2, RD_KAFKA_RESP_ERR_INVALID_RECORD,
+                                      RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    rd_kafka_mock_broker_set_up(g->cluster, 1);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    assert_int_equal(rig_figures(g).delivered, 30);
+    assert_true(mm_counter_get(&m->producer_restarts) >= 1);
+    check_all_there(g, 1);
+    end_rig(g);
+}
+
+/* The settings change while a record that no route takes waits for its letter. */
+static void test_a_record_of_no_topic_outlives_a_change(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    rig_option(g, "route", "t/# t.${topic[1]}");
+    rig_option(g, "kafka_topic_allow", "t.o*");
+    rig_start(g);
+    faults.dead_err = MM_EIO;
+    rig_publish_to(g, "t/a", 1);
+    rig_wait_for(faults.n_unburied > 0);
+    rig_publish_to(g, "else", 5);
+    assert_true(rig_settle(g, 1000, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 0);
+    rig_resume(g);
+    faults.dead_err = 0;
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).dead_lettered, 1);
+    assert_int_equal(rig_figures(g).delivered, 5);
+    check_topic(g, "mqtt", 5, "else");
+    end_rig(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -690,6 +737,8 @@ int main(void)
         cmocka_unit_test(test_reports_that_never_come_make_repeats_of_the_same_id),
         cmocka_unit_test(test_reports_that_never_come_of_what_lost_its_place),
         cmocka_unit_test(test_one_worker_hangs_while_others_end),
+        cmocka_unit_test(test_a_judge_that_dies_is_replaced),
+        cmocka_unit_test(test_a_record_of_no_topic_outlives_a_change),
         cmocka_unit_test(test_a_refused_test_message_is_told),
         cmocka_unit_test(test_a_test_message_is_sent_again),
         cmocka_unit_test(test_a_stop_delivers_what_is_parked),
