@@ -206,6 +206,7 @@ struct mm_metrics_worker
     _Atomic uint64_t taken;            /* gauge: records of the shard read from the log */
     _Atomic uint64_t held;             /* gauge: of those, not finished */
     _Atomic uint64_t in_flight;        /* gauge: of those, in the Kafka client */
+    _Atomic uint64_t orphans;          /* gauge: of those, without a place in the log */
     _Atomic uint64_t oldest_ms;        /* gauge: time of receipt of the oldest held; 0: none */
     _Atomic uint64_t last_delivery_ms; /* gauge: since the epoch; 0: none yet */
     _Atomic uint64_t kafka_up;         /* gauge: 0 or 1 */

@@ -83,6 +83,7 @@ static void let_go_unwanted(struct mm_worker *w)
             return;
         }
         if (e->state == MM_ENTRY_IN_FLIGHT) {
+            mm_worker_count_orphans(w, (e->flags & MM_ENTRY_ORPHAN) == 0 ? 1 : 0);
             e->flags |= MM_ENTRY_ORPHAN;
         } else if (e->state == MM_ENTRY_COPIED) {
             w->lanes[e->lane].n_copied--;

@@ -81,6 +81,7 @@ struct mm_worker
     struct mm_window win;
     uint64_t suspect_end; /* entries before it are sent one by one */
     uint64_t n_in_flight;
+    uint64_t n_orphans;           /* of those, with MM_ENTRY_ORPHAN */
     struct mm_worker_lane *lanes; /* the first one has the number first_lane; behind the max_lanes
                            is one for the records that no route gives a Kafka topic */
     uint32_t first_lane;          /* 0, or the only one that there is */
@@ -232,6 +233,9 @@ void mm_worker_show_evicted(struct mm_worker *w);
 /* Let go of an entry that drop_oldest wants gone; count a record of which there is none. */
 void mm_worker_drop(struct mm_worker *w, struct mm_entry *e);
 void mm_worker_count_dropped(struct mm_worker *w, uint32_t lane);
+
+/* n more messages in flight have lost their place in the log to drop_oldest; -1: one has ended. */
+void mm_worker_count_orphans(struct mm_worker *w, int n);
 
 /* Do what a report says with the entry of this number. alone: it was sent by itself, or refused
  * before it was sent with others. */

@@ -67,6 +67,13 @@ void mm_worker_count_dropped(struct mm_worker *w, uint32_t lane)
     }
 }
 
+void mm_worker_count_orphans(struct mm_worker *w, int n)
+{
+    w->n_orphans += (uint64_t)(int64_t)n;
+    /* W4: what became of one was counted before; pairs with the load in collect(). */
+    atomic_store_explicit(&w->m->orphans, w->n_orphans, memory_order_release);
+}
+
 void mm_worker_drop(struct mm_worker *w, struct mm_entry *e)
 {
     mm_worker_count_dropped(w, e->lane);
@@ -348,9 +355,13 @@ void mm_worker_on_report(void *arg, const struct mm_kafka_report *r)
     w->n_in_flight--;
     const struct mm_entry *e = r->tag;
     const bool alone = (e->flags & MM_ENTRY_ALONE) != 0;
+    const bool orphan = (e->flags & MM_ENTRY_ORPHAN) != 0;
     mm_worker_unblock(w, e->lane);
     if (alone && (r->class == MM_KAFKA_DELIVERED || r->class == MM_KAFKA_SUSPECT)) {
         mm_worker_note_judged(w, r->class == MM_KAFKA_DELIVERED);
     }
     mm_worker_settle_report(w, mm_window_index(&w->win, e), r, alone);
+    if (orphan) {
+        mm_worker_count_orphans(w, -1);
+    }
 }

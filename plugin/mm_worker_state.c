@@ -174,6 +174,7 @@ static void reclaim_in_flight(struct mm_worker *w)
         e->flags |= MM_ENTRY_MAYBE;
         if ((e->flags & MM_ENTRY_ORPHAN) != 0) {
             mm_worker_drop(w, e);
+            mm_worker_count_orphans(w, -1);
         }
     }
 }

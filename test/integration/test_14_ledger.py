@@ -6,12 +6,15 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from conftest import MakeBroker, MakeKafka
 from harness import mqtt
 from harness.consumer import check_delivery, count_records, read_topic
+from harness.kafka import Kafka
+from harness.load import Load, streams
 from harness.publisher import Ledger, PahoLoad, ReliableClient, flood
 
 
@@ -99,3 +102,26 @@ def test_it_is_near_while_messages_flow(make_kafka: MakeKafka, make_broker: Make
         assert abs(page.get("metamorphosis_ledger_difference")) <= 500 + moved
     broker.health.wait_drained(10)
     check_delivery(ledger, read_topic(kafka.bootstrap, topic), repeated_payloads=0)
+
+
+def test_a_kill_forgets_nothing_that_made_room(
+    pausable: Kafka, make_broker: MakeBroker, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    """Messages that are in the Kafka client when drop_oldest takes their place in the spool are dropped for who is
+    killed before Kafka has answered: all that was received is still accounted for."""
+    topic = pausable.new_topic(2)
+    options = {"spool_dir": tmp_path / "spool", "spool_max_bytes": "1M", "when_full": "drop_oldest"}
+    broker = make_broker({"kafka_broker": pausable.bootstrap, "kafka_topic": topic} | options).start()
+    with Load(broker.port, streams(4, "t", rate=1000, size=300)) as load:
+        broker.health.wait_for(lambda m: m.delivered > 500, 30, "messages are delivered")
+        pausable.pause()
+        broker.health.wait_for(lambda m: m.dropped > 1000, 30, "messages are dropped")
+        load.finish(20)
+    before = broker.health.check_ledger_quiet()
+    broker.kill()
+    broker.start()
+    after = broker.health.check_ledger_quiet()
+    figure(f"before: {before.ledger()}; after: {after.ledger()}")
+    assert after.received >= before.received >= load.n_acked
+    pausable.resume()
+    broker.health.wait_drained(30)
