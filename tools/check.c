@@ -87,6 +87,10 @@ static bool read_args(int argc, char **argv, struct args *args)
         }
     }
     args->file = optind < argc ? argv[optind] : NULL;
+    if (args->file != NULL && args->file[0] == '\0') {
+        fprintf(stderr, "metamorphosis: FILE \"\": expected the name of a file\n");
+        return false;
+    }
     return args->file != NULL && optind + 1 == argc &&
            (!args->produce_test || args->shared.connect);
 }
@@ -156,9 +160,5 @@ int run_check_config(int argc, char **argv)
     const bool good = f.n_errors == 0 && (!args.strict || f.n_warnings == 0);
     print(&args, &f, good);
     findings_free(&f);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        perror("metamorphosis: standard output");
-        return 1;
-    }
     return good ? 0 : 1;
 }

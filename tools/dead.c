@@ -391,10 +391,6 @@ static int run(const struct arguments *args, unsigned int command)
                  : command == DUMP ? dump(letters, args)
                                    : redrive(letters, &args->redrive);
     letters_close(letters);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "metamorphosis: the output could not be written\n");
-        result = 1;
-    }
     return result;
 }
 

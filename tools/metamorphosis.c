@@ -109,7 +109,18 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-int main(int argc, char **argv)
+/* Was all that is on standard output written? Otherwise the command has failed, whatever it says.
+ */
+static int end_output(int result)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return result;
+    }
+    fprintf(stderr, "metamorphosis: standard output cannot be written\n");
+    return result == 0 ? 1 : result;
+}
+
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_help(stderr);
@@ -137,4 +148,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: metamorphosis %s %s\n", command->name, command->usage);
     }
     return result;
+}
+
+int main(int argc, char **argv)
+{
+    return end_output(run(argc, argv));
 }

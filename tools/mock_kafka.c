@@ -1,5 +1,7 @@
 #include "mock_kafka.h"
 
+#include "mm_route.h"
+
 #include <errno.h>
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
@@ -74,6 +76,11 @@ static bool create_topic(rd_kafka_mock_cluster_t *cluster, const char *spec, int
     }
     memcpy(name, spec, len);
     name[len] = '\0';
+    if (!mm_route_is_kafka_topic(name)) {
+        fprintf(stderr, "metamorphosis: --topic \"%s\": expected " MM_ROUTE_KAFKA_TOPIC_RULE "\n",
+                spec);
+        return false;
+    }
     rd_kafka_resp_err_t err = rd_kafka_mock_topic_create(cluster, name, n_partitions, n_brokers);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
         fprintf(stderr, "metamorphosis: --topic \"%s\": %s\n", spec, rd_kafka_err2str(err));

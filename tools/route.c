@@ -282,10 +282,6 @@ static int show(const struct route_args *args,
     } else {
         route_print(args, &result);
     }
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        perror("metamorphosis: standard output");
-        return 1;
-    }
     return result.taken && result.way.error == NULL && !result.too_large ? 0 : 1;
 }
 

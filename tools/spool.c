@@ -345,12 +345,7 @@ int run_spool(int argc, char **argv)
         print_usage(stderr, c);
         return 2;
     }
-    int result = c->run(&args);
-    if (fflush(stdout) != 0 || ferror(stdout) != 0) {
-        fprintf(stderr, "metamorphosis: standard output: %s\n", strerror(errno));
-        return 1;
-    }
-    return result;
+    return c->run(&args);
 }
 
 /* --- for all of them ----------------------------------------------------------------------------

@@ -28,10 +28,13 @@ class Outcome:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+def tool_binary() -> Path:
+    return plugin_file().parent.parent / "bin" / "metamorphosis"
+
+
 def tool(*args: str | Path, timeout: float = 60.0) -> Outcome:
-    binary = plugin_file().parent.parent / "bin" / "metamorphosis"
     done = subprocess.run(
-        [binary, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout
+        [tool_binary(), *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
