@@ -101,6 +101,7 @@ def test_filters_and_formats_change(kafka: Cluster, make_broker: MakeBroker, tmp
             file.change(mqtt_topic=filters, json_field_names="Topic,Content" if number < 2 else "t,c")
             client.publish("a/x", b"before %d" % number, 1)
             client.publish("b/x", b"before %d" % number, 1)
+            broker.health.wait_drained(10)  # what waits gets the new form
             reload(broker, "applied")
             client.publish("a/x", b"after %d" % number, 1)
             client.publish("b/x", b"after %d" % number, 1)

@@ -172,7 +172,12 @@ def _kafka_gone(s: _Stage) -> None:
     status = _see(s.browser, s.broker, "Kafka is not reached", "warning")
     assert not status["healthy"] and status["ready"]
     assert not any(w["kafka_reached"] for w in status["workers"])
-    assert "Reason: nobody answers." in _problems(status)["kafka"]["text"]
+    # Before it has tried again, it knows only that the connection is gone.
+    wait_until(
+        lambda: "Reason: nobody answers." in _problems(_wait_status(s.broker, "Kafka is not reached"))["kafka"]["text"],
+        10,
+        "the reason is told",
+    )
     assert "kept in the spool" in s.browser.text("#text")
     assert "waiting for Kafka" in s.browser.text("#workers")
     _look(s.browser, "kafka-down", s.pictures)
