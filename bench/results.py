@@ -48,8 +48,9 @@ class Results:
     cells: dict[Cell, list[list[dict[str, float]]]] = field(default_factory=dict)
 
     def add(self, cell: Cell, turns: list[dict[str, float]]) -> None:
-        """A round."""
-        self.cells.setdefault(cell, []).append(turns)
+        """A round. Six digits are more than any of the figures has; and what is written is what is shown."""
+        rounded = [{name: float(f"{value:.6g}") for name, value in turn.items()} for turn in turns]
+        self.cells.setdefault(cell, []).append(rounded)
 
     def rows(self) -> list[str]:
         return list(dict.fromkeys(row for row, _ in self.cells))
@@ -97,7 +98,7 @@ class Results:
     def write(self, path: Path) -> None:
         head = json.dumps({"schema": SCHEMA, "about": self.about}, indent=1)[:-2]
         lines = [
-            json.dumps({"row": row, "variant": variant, "rounds": _rounded(rounds)})
+            json.dumps({"row": row, "variant": variant, "rounds": rounds})
             for (row, variant), rounds in self.cells.items()
         ]
         fresh = path.with_name(path.name + ".new")
@@ -115,11 +116,6 @@ class Results:
             return Results(dict(content["about"]), cells)
         except (ValueError, KeyError, TypeError) as problem:
             raise ValueError(f"{path} holds no results of bench/run: {problem}") from None
-
-
-def _rounded(rounds: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
-    """Six digits are more than any of the figures has."""
-    return [[{name: float(f"{value:.6g}") for name, value in turn.items()} for turn in turns] for turns in rounds]
 
 
 def _spread(rounds: list[list[float]]) -> Spread | None:
