@@ -27,8 +27,7 @@ struct mm_kafka_stats
  * that another version of librdkafka does no harm.
  *
  * Thread: any. Errors: MM_EINVAL, not JSON, or no object of brokers in it (out of memory looks the
- * same); *out is zero then, and
- * without a producer's id. */
+ * same); *out is zero then, without a producer's id. */
 int mm_json_kafka_stats(const char *json, size_t len, struct mm_kafka_stats *out);
 
 /* Write text, len bytes, to out as a JSON string with its quotes. Control characters are escaped,
