@@ -221,19 +221,20 @@ static void tell_expiry(struct mm_live *l)
     }
 }
 
+/* The count comes last, here and below: who sees it finds all else, and the line, done. */
 static void note_success(struct mm_live *l, enum mm_reload how)
 {
-    mm_counter_add(&l->m->reloads[how], 1);
     mm_gauge_set(&l->m->failed, 0);
     mm_gauge_set(&l->m->success_ms, mm_clock_realtime_ms());
+    mm_counter_add(&l->m->reloads[how], 1);
 }
 
 static void note_failure(struct mm_live *l, const char *what, const char *why)
 {
-    mm_counter_add(&l->m->reloads[MM_RELOAD_FAILED], 1);
-    mm_gauge_set(&l->m->failed, 1);
     mm_log_write(l->opts.log, MM_LOG_ERROR, "reload: %s: %s; what was in use before stays in use",
                  what, why);
+    mm_gauge_set(&l->m->failed, 1);
+    mm_counter_add(&l->m->reloads[MM_RELOAD_FAILED], 1);
 }
 
 /* --- check --------------------------------------------------------------------------------------
@@ -517,12 +518,12 @@ static bool may_take(struct mm_live *l, const struct mm_config *wanted)
 static void reload_settings(struct mm_live *l)
 {
     if (sum_of_config_file(current(l)) == l->file_sum && sum_of_files(current(l)) == l->files_sum) {
-        note_success(l, MM_RELOAD_UNCHANGED);
         mm_log_write(l->opts.log, MM_LOG_INFO, "reload: %s",
                      current(l)->config_file != NULL
                          ? "config_file and all files that it names are as they were"
                          : "there is no config_file; the options of mosquitto.conf are read at the "
                            "start of the broker only");
+        note_success(l, MM_RELOAD_UNCHANGED);
         return;
     }
     struct mm_config *wanted = check(l);
