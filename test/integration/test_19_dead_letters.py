@@ -17,10 +17,11 @@ import pytest
 
 from conftest import MakeBroker
 from harness import mqtt
-from harness.broker import Broker, plugin_file, preloaded
+from harness.broker import Broker, preloaded
 from harness.consumer import Record, read_topic
 from harness.kafka import Cluster, unique
 from harness.metrics import Metrics
+from harness.tool import tool_binary
 
 _TEST = Path(__file__).resolve().parents[1]
 
@@ -53,7 +54,7 @@ def _environment() -> dict[str, str]:
 
 def _dead(*args: str | Path, timeout: float = 60) -> Done:
     """Run `metamorphosis dead`."""
-    tool = plugin_file().parents[1] / "bin" / "metamorphosis"
+    tool = tool_binary()
     done = subprocess.run(
         [tool, "dead", *args],
         stdin=subprocess.DEVNULL,

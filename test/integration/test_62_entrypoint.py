@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.broker import plugin_file
 from harness.certificates import Authority
 from harness.remote import BECOME, UID
-from harness.tool import good
+from harness.tool import good, tool_binary
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = _ROOT / "docker" / "entrypoint.sh"
@@ -50,7 +49,7 @@ class _Place:
         broker = bin_dir / "mosquitto"
         broker.write_text(_BROKER)
         broker.chmod(0o755)
-        tool = plugin_file().parent.parent / "bin" / "metamorphosis"
+        tool = tool_binary()
         shutil.copy(tool, bin_dir)
         self.path = f"{bin_dir}:/usr/sbin:/usr/bin:/sbin:/bin"
         self.give()

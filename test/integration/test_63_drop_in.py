@@ -21,6 +21,7 @@ from harness.metrics import Health
 from harness.processes import Child
 from harness.publisher import Ledger, ReliableClient
 from harness.remote import BECOME, UID, Remote, carried, start_remote, wait_complete
+from harness.tool import tool_binary
 from harness.wait import wait_until
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "entrypoint.sh"
@@ -39,7 +40,7 @@ class _DropIn:
         self._child: Child | None = None
         for directory in (self.data, root / "mosquitto" / "config", root / "mosquitto" / "log", root / "bin", self.certs):
             directory.mkdir(parents=True)
-        for file in (_SCRIPT, plugin_file(), plugin_file().parent.parent / "bin" / "metamorphosis"):
+        for file in (_SCRIPT, plugin_file(), tool_binary()):
             shutil.copy(file, root / "bin")
         # A sanitizer's library for the broker alone; it looks for leaks in other tests.
         preload = f"LD_PRELOAD='{preloaded()}' ASAN_OPTIONS=detect_leaks=0 " if preloaded() else ""

@@ -16,7 +16,7 @@ import pytest
 from conftest import MakeKafka, long_form
 from harness.broker import mosquitto_binary, plugin_file, preloaded
 from harness.kafka import Cluster
-from harness.tool import Outcome, tool
+from harness.tool import Outcome, tool, tool_binary
 from harness.wait import wait_until
 
 
@@ -153,7 +153,7 @@ def test_an_existing_topic(kafka: Cluster, prove: Callable[..., list[str]], tmp_
 
 def test_it_can_be_interrupted(kafka: Cluster, prove: Callable[..., list[str]], tmp_path: Path) -> None:
     """A SIGINT ends the killing; what was acknowledged is judged all the same."""
-    binary = plugin_file().parent.parent / "bin" / "metamorphosis"
+    binary = tool_binary()
     started = time.monotonic()
     with subprocess.Popen(
         [binary, *prove(kafka.bootstrap, "--minutes", "60")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -185,7 +185,7 @@ def test_what_cannot_be_found_out_is_no_proof(
     assert full.code == 1 and full.document["not_found_out"] == "the broker ended with exit code 1"
     node = make_kafka()
     node.start()
-    binary = plugin_file().parent.parent / "bin" / "metamorphosis"
+    binary = tool_binary()
     with subprocess.Popen(
         [binary, *prove(node.bootstrap, "--minutes", "0.1")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:

@@ -16,7 +16,7 @@ from harness.broker import Broker, plugin_file
 from harness.consumer import wait_records
 from harness.kafka import Cluster
 from harness.secure import SecureKafka
-from harness.tool import good, tool
+from harness.tool import good, tool, tool_binary
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLE = _ROOT / "mosquitto.conf.example"
@@ -35,7 +35,7 @@ _OPTION_LINE = re.compile(r"^(?P<off>#?)plugin_opt_(?P<name>\S+) (?P<value>.+)$"
 
 def _reference() -> str:
     """What `metamorphosis options` prints. The tool lies beside the plugin, in bin."""
-    tool = plugin_file().parent.parent / "bin" / "metamorphosis"
+    tool = tool_binary()
     assert tool.exists(), f"no tool at {tool}: build it"
     return subprocess.run([str(tool), "options"], capture_output=True, text=True, check=True).stdout
 
