@@ -286,11 +286,18 @@ static bool is_impossible(const struct mm_layout_seal *seal, const struct mm_lay
            seal->end < MM_LAYOUT_HEADER_LEN || seal->end > h->size;
 }
 
-/* Header and seal. *good: nothing about them is damaged. */
+/* Size, header and seal, in this order: a file has its size before its header, and loses some of it
+ * only after it has its seal. *good: nothing about them is damaged. */
 static int read_header(int fd, struct mm_inspect_segment *seg, bool *good)
 {
+    struct stat st;
     uint8_t bytes[MM_LAYOUT_HEADER_LEN] = {0};
     size_t n;
+    if (fstat(fd, &st) != 0) {
+        return MM_EIO;
+    }
+    seg->size = (uint64_t)st.st_size;
+    seg->on_disk = (uint64_t)st.st_blocks * 512;
     if (mm_file_read(fd, 0, bytes, sizeof bytes, &n) != 0) {
         return MM_EIO;
     }
@@ -306,7 +313,8 @@ static int read_header(int fd, struct mm_inspect_segment *seg, bool *good)
         memset(&seg->seal, 0, sizeof seg->seal);
         seg->seal_err = MM_ECORRUPT;
     }
-    *good = seg->n_copies == 2 && seg->seal_err != MM_ECORRUPT;
+    bool is_short = seg->seal_err == MM_EAGAIN && seg->size < seg->header.size;
+    *good = seg->n_copies == 2 && seg->seal_err != MM_ECORRUPT && !is_short;
     return 0;
 }
 
@@ -372,8 +380,6 @@ static int look_at_segment(struct mm_inspect *in,
     }
     int err = MM_EIO;
     if (fd >= 0) {
-        seg->size = (uint64_t)st.st_size;
-        seg->on_disk = (uint64_t)st.st_blocks * 512;
         err = look_inside(scan, fd, seg);
         close(fd);
     }
