@@ -32,6 +32,16 @@ static struct rig *refusing_rig(const char *refused)
     return g;
 }
 
+/* The same with a spool on disk, in a directory that is made: scratch_remove(dir). */
+static struct rig *refusing_disk_rig(const char *refused, char dir[SCRATCH_LEN])
+{
+    assert_int_equal(scratch_make(dir, "edges"), 0);
+    struct rig *g = refusing_rig(refused);
+    rig_option(g, "spool_dir", dir);
+    rig_option(g, "spool_max_bytes", "16M");
+    return g;
+}
+
 static struct mm_park_info info_of(struct rig *g, uint32_t lane)
 {
     struct mm_park_info info;
@@ -171,10 +181,7 @@ static void test_a_parked_topic_gets_no_test_message(void **state)
 {
     (void)state;
     char dir[SCRATCH_LEN];
-    assert_int_equal(scratch_make(dir, "edges"), 0);
-    struct rig *g = refusing_rig("mqtt");
-    rig_option(g, "spool_dir", dir);
-    rig_option(g, "spool_max_bytes", "16M");
+    struct rig *g = refusing_disk_rig("mqtt", dir);
     rig_option(g, "spool_sync", "never");
     rig_start(g);
     rig_publish_to(g, "else", 10);
@@ -512,11 +519,8 @@ static void test_two_topics_are_copied_again(void **state)
 {
     (void)state;
     char dir[SCRATCH_LEN];
-    assert_int_equal(scratch_make(dir, "edges"), 0);
-    struct rig *g = refusing_rig("heat");
+    struct rig *g = refusing_disk_rig("heat", dir);
     rig_refuse(g, "power", MISSING);
-    rig_option(g, "spool_dir", dir);
-    rig_option(g, "spool_max_bytes", "16M");
     rig_start(g);
     rig_publish_to(g, "heat/a", 1);
     rig_publish_to(g, "power/a", 1);
