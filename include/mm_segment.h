@@ -85,6 +85,13 @@ int mm_segment_describe(const struct mm_layout_header *h, uint64_t file, struct 
  * fault. Failure is no harm. Thread: any but the broker. */
 void mm_segment_populate(struct mm_segment *seg, uint32_t from, uint32_t to);
 
+/* Take the whole pages of [from, to), which nobody writes any more, out of the mapping; the next
+ * who reads them gets them again, many at a time. A sync makes each page that is mapped writable
+ * read-only first, and interrupts every processor that runs one of the process' threads for each of
+ * them: the broker's thread, too. Failure is no harm. Thread: keeper. Source: madvise(2),
+ * MADV_DONTNEED of a shared mapping of a file. */
+void mm_segment_forget_pages(const struct mm_segment *seg, uint32_t from, uint32_t to);
+
 /* Write len bytes at offset of the file. Errors: MM_EFULL; MM_EIO. */
 int mm_segment_write(const struct mm_segment *seg, uint32_t offset, const void *data, size_t len);
 

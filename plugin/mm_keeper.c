@@ -148,6 +148,7 @@ static int settle(struct mm_spool *s, struct mm_segment *seg)
 {
     int err = 0;
     if (!seg->settled && s->sync != MM_SPOOL_SYNC_NEVER && !has_failed(seg)) {
+        mm_segment_forget_pages(seg, seg->synced, seg->size);
         err = timed_sync(s, seg, 0, true);
         if (err == 0) {
             sync_succeeded(s, seg);
@@ -170,6 +171,7 @@ static int sync_tail(struct mm_spool *s, struct mm_segment *seg)
     if (seg->settled || (end <= seg->synced && !degraded)) {
         return 0;
     }
+    mm_segment_forget_pages(seg, seg->synced, end);
     pthread_mutex_lock(&s->sync_lock);
     int err = timed_sync(s, seg, end, degraded);
     if (err != 0) {

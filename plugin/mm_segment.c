@@ -20,6 +20,9 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+/* Fewer are not worth a call. */
+#define FORGET_PAGES 8
+
 /* --- making -------------------------------------------------------------------------------------
  */
 
@@ -215,6 +218,17 @@ void mm_segment_populate(struct mm_segment *seg, uint32_t from, uint32_t to)
     if (seg->map != NULL && to > begin) {
         /* EINVAL (old kernel) and ENOMEM (memory limit) are both mended by the first write. */
         (void)madvise(seg->map + begin, to - begin, MADV_POPULATE_WRITE);
+    }
+}
+
+void mm_segment_forget_pages(const struct mm_segment *seg, uint32_t from, uint32_t to)
+{
+    size_t page = page_size();
+    size_t begin = (from + page - 1) / page * page;
+    size_t end = to / page * page;
+    if (seg->map != NULL && end > begin && end - begin >= FORGET_PAGES * page) {
+        /* What goes from the mapping stays in the file's page cache, dirty as it was. */
+        (void)madvise(seg->map + begin, end - begin, MADV_DONTNEED);
     }
 }
 

@@ -1,5 +1,5 @@
 /* What a log keeps beside its records: the ranges of STATE when the number of readers has changed
- * often, LOCK, and where its directory is. */
+ * often, LOCK, where its directory is, and what of a segment is in the process' memory. */
 #include "mm_error.h"
 #include "mm_inspect.h"
 #include "mm_spool.h"
@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -173,6 +174,71 @@ static void test_a_file_in_the_place_of_the_directory(void **state)
     assert_int_equal(open_in(directory, MM_LAYOUT_SHARDS_MAX + 1, &s, errstr), MM_EINVAL);
 }
 
+/* --- memory -------------------------------------------------------------------------------------
+ */
+
+/* What of the files in the directory is mapped and present. */
+static uint64_t resident_kib(void)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    assert_non_null(f);
+    char line[1024];
+    bool ours = false;
+    uint64_t kib = 0;
+    while (fgets(line, sizeof line, f) != NULL) {
+        const char *value = strncmp(line, "Rss:", 4) == 0 ? line + 4 : NULL;
+        if (strchr(line, '/') != NULL) {
+            ours = strstr(line, directory) != NULL;
+        } else if (ours && value != NULL) {
+            kib += strtoull(value, NULL, 10);
+        }
+    }
+    fclose(f);
+    return kib;
+}
+
+static void test_what_was_synced_leaves_the_mapping(void **state)
+{
+    (void)state;
+    const struct mm_spool_options opts = {.max_bytes = 64 << 20,
+                                          .segment_bytes = 8 << 20,
+                                          .n_readers = 1,
+                                          .manual = true,
+                                          .dir = directory};
+    struct mm_spool *s;
+    char errstr[512];
+    assert_int_equal(mm_spool_open(&opts, &s, errstr, sizeof errstr), 0);
+    mm_spool_tick(s);
+    static uint8_t payload[1 << 10];
+    const uint32_t n_records = 4 << 10;
+    for (uint32_t n = 0; n < n_records; n++) {
+        memcpy(payload, &n, sizeof n);
+        const struct mm_record r = {.time_ms = 1,
+                                    .type = MM_RECORD_MESSAGE,
+                                    .topic = "t",
+                                    .topic_len = 1,
+                                    .payload = payload,
+                                    .payload_len = sizeof payload};
+        assert_int_equal(mm_spool_append(s, &r), 0);
+    }
+    const uint64_t before = resident_kib();
+    assert_int_equal(mm_spool_sync(s), 0);
+    const uint64_t after = resident_kib();
+    assert_true(before >= 4 << 10);
+    assert_true(before - after >= (4 << 10) - 64);
+
+    struct mm_spool_reader *rd = mm_spool_reader(s, 0);
+    struct mm_record r;
+    struct mm_spool_pos pos;
+    uint32_t n = 0;
+    for (; mm_spool_next(rd, SCAN, &r, &pos) == 0; n++) {
+        assert_memory_equal(r.payload, &n, sizeof n);
+    }
+    assert_int_equal(n, n_records);
+    mm_spool_finish(rd, NULL, n, 0);
+    mm_spool_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -181,6 +247,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_who_has_it_is_shown_in_one_line, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_file_in_the_place_of_the_directory, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_was_synced_leaves_the_mapping, make_directory,
                                         remove_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
