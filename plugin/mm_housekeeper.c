@@ -16,8 +16,15 @@
 #define RETRY_NS (100 * UINT64_C(1000000))
 #define LOOK_NS (500 * UINT64_C(1000000))
 
-/* Pages that are made present ahead of the producer. */
-#define POPULATE_AHEAD (4U * 1024 * 1024)
+/* Pages are made present so far ahead of the producer, within bounds: it is to have some when this
+ * thread has to wait for a processor. So many bytes at most in one pass. */
+#define AHEAD_NS (60 * UINT64_C(1000000))
+#define AHEAD_MIN (UINT64_C(4) << 20)
+#define AHEAD_MAX (UINT64_C(16) << 20)
+#define POPULATE_STEP (4U * 1024 * 1024)
+
+/* The pace is not measured over less. */
+#define PACE_NS (2 * UINT64_C(1000000))
 
 /* Make a segment that no reader needs ready for use again, or give it back. In memory. */
 static void recycle(struct mm_spool *s, struct mm_segment *seg)
@@ -99,23 +106,42 @@ static int count_spares(const struct mm_spool *s)
     return n;
 }
 
-/* Keep the pages ahead of the producer present. On disk. */
-static void populate_ahead(struct mm_spool *s)
+/* How fast does the producer go? */
+static void note_pace(struct mm_spool *s, uint64_t now_ns)
 {
-    if (s->dir == NULL || !s->map) {
+    uint64_t took = now_ns - s->pace_ns;
+    if (took < PACE_NS) {
         return;
     }
+    uint64_t appended = atomic_load_explicit(&s->bytes_appended, memory_order_relaxed);
+    /* Of a day without a pass it says nothing, but 64 bits hold it. */
+    s->pace = (appended - s->pace_appended) * 1000 / (took / 1000000);
+    s->pace_ns = now_ns;
+    s->pace_appended = appended;
+}
+
+/* Keep the pages ahead of the producer present. True when more are wanted than one pass makes. On
+ * disk. */
+static bool populate_ahead(struct mm_spool *s)
+{
+    if (s->dir == NULL || !s->map) {
+        return false;
+    }
+    uint64_t ahead = s->pace * AHEAD_NS / 1000000000;
+    ahead = ahead < AHEAD_MIN ? AHEAD_MIN : ahead > AHEAD_MAX ? AHEAD_MAX : ahead;
+    bool more = false;
     pthread_mutex_lock(&s->list_lock); /* the keeper does not take the segment away meanwhile */
     struct mm_segment *seg = atomic_load_explicit(&s->tail_now, memory_order_acquire);
     uint32_t end = atomic_load_explicit(&seg->end, memory_order_relaxed);
-    if (seg->map != NULL && seg->populated < seg->size &&
-        seg->populated - (end < seg->populated ? end : seg->populated) < POPULATE_AHEAD / 2) {
-        uint32_t from = seg->populated > end ? seg->populated : end;
-        uint32_t to = seg->size - from > POPULATE_AHEAD ? from + POPULATE_AHEAD : seg->size;
+    uint32_t from = seg->populated > end ? seg->populated : end;
+    if (seg->map != NULL && from < seg->size && from - end < ahead / 2) {
+        uint32_t to = seg->size - from > POPULATE_STEP ? from + POPULATE_STEP : seg->size;
         mm_segment_populate(seg, from, to);
         seg->populated = to;
+        more = to < seg->size && to - end < ahead;
     }
     pthread_mutex_unlock(&s->list_lock);
+    return more;
 }
 
 /* A large record found no room: make it, and keep it until the publisher has sent again. True while
@@ -179,7 +205,8 @@ static uint32_t housekeep(struct mm_spool *s)
     }
     uint64_t now_ns = mm_spool_now_ns();
     look_at_space(s, now_ns);
-    populate_ahead(s);
+    note_pace(s, now_ns);
+    bool more_pages = populate_ahead(s);
     uint64_t wanted = atomic_load_explicit(&s->wanted, memory_order_relaxed);
     bool room;    /* an append may succeed */
     bool reserve; /* ... and some more: dropping the oldest takes a while and must begin in time */
@@ -209,7 +236,11 @@ static uint32_t housekeep(struct mm_spool *s)
             return SHORT_INTERVAL_MS;
         }
     }
-    return only_tail && wanted == 0 && room ? IDLE_INTERVAL_MS : BUSY_INTERVAL_MS;
+    if (more_pages) {
+        return SHORT_INTERVAL_MS;
+    }
+    bool slow = s->pace * IDLE_INTERVAL_MS / 1000 < AHEAD_MIN / 2;
+    return only_tail && wanted == 0 && room && slow ? IDLE_INTERVAL_MS : BUSY_INTERVAL_MS;
 }
 
 void mm_spool_tick(struct mm_spool *s)

@@ -169,6 +169,9 @@ struct mm_spool
     uint64_t look_ns;       /* when the file system is looked at again */
     bool taken;             /* others took more of it than all our old segments would give back */
     uint64_t retry_ns;      /* when making a segment is tried again */
+    uint64_t pace;          /* bytes a second that the producer takes */
+    uint64_t pace_ns;       /* when that was seen last */
+    uint64_t pace_appended; /* and bytes_appended then */
 
     /* housekeeper in memory, keeper on disk */
     struct mm_segment *first; /* the oldest segment */
