@@ -1,11 +1,9 @@
 /* The log on disk when the system fails it: calls that fail, at a moment that the test chooses. */
+#include "disk_log.h"
 #include "mm_error.h"
 #include "mm_inspect.h"
 #include "mm_layout.h"
-#include "mm_record.h"
-#include "mm_spool.h"
 #include "pause.h"
-#include "scratch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,40 +25,12 @@
 
 #include <cmocka.h>
 
-#define SCAN 100000
-#define SEGMENT_BYTES ((size_t)64 * 1024)
-#define PAYLOAD_LEN 1000
 #define BLOCK_LEN 4096
-
-static char directory[SCRATCH_LEN];
-
-static int make_directory(void **state)
-{
-    (void)state;
-    return scratch_make(directory, "faults");
-}
-
-static int remove_directory(void **state)
-{
-    (void)state;
-    return scratch_remove(directory);
-}
 
 /* --- faults -------------------------------------------------------------------------------------
  */
 
 /* The linker turns the library's calls into these. */
-uint64_t __wrap_mm_spool_now_ns(void);
-uint64_t __real_mm_spool_now_ns(void);
-
-/* What the log's clock is ahead by: its pauses need no waiting. */
-static _Atomic uint64_t ahead_ns;
-
-uint64_t __wrap_mm_spool_now_ns(void)
-{
-    return __real_mm_spool_now_ns() + atomic_load(&ahead_ns);
-}
-
 ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t offset);
 ssize_t __real_pwrite(int fd, const void *data, size_t len, off_t offset);
 ssize_t __wrap_pread(int fd, void *dst, size_t len, off_t offset);
@@ -70,14 +40,6 @@ int __wrap_usleep(useconds_t us);
 /* Blocks of segment files that the disk does not give: a bit for each of the first 64. */
 static uint64_t bad_blocks;
 static const char *bad_file; /* nothing of files with this in their names */
-
-static bool is_file(int fd, const char *name)
-{
-    char link[64];
-    char path[256] = "";
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, name) != NULL;
-}
 
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t len);
 int __real_fallocate(int fd, int mode, off_t offset, off_t len);
@@ -230,74 +192,8 @@ int __wrap_msync(void *addr, size_t len, int flags)
     return __real_msync(addr, len, flags);
 }
 
-/* --- a log --------------------------------------------------------------------------------------
+/* --- what a killed process left -----------------------------------------------------------------
  */
-
-static struct mm_spool_options plain(void)
-{
-    return (struct mm_spool_options){.max_bytes = 1 << 20,
-                                     .segment_bytes = SEGMENT_BYTES,
-                                     .n_readers = 1,
-                                     .manual = true,
-                                     .dir = directory};
-}
-
-static struct mm_spool *open_log(const struct mm_spool_options *opts)
-{
-    struct mm_spool *s;
-    char errstr[256];
-    if (mm_spool_open(opts, &s, errstr, sizeof errstr) != 0) {
-        fail_msg("%s", errstr);
-    }
-    return s;
-}
-
-static int append(struct mm_spool *s, uint8_t qos)
-{
-    static const char payload[PAYLOAD_LEN];
-    struct mm_record r = {.time_ms = 1,
-                          .type = MM_RECORD_MESSAGE,
-                          .flags = qos,
-                          .topic_len = 1,
-                          .payload_len = sizeof payload,
-                          .topic = "t",
-                          .payload = payload};
-    return mm_spool_append(s, &r);
-}
-
-static void append_some(struct mm_spool *s, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        assert_int_equal(append(s, 1), 0);
-    }
-}
-
-/* Read all that there is; returns how many records that was. */
-static uint32_t read_all(struct mm_spool_reader *rd)
-{
-    struct mm_record r;
-    struct mm_spool_pos pos;
-    uint32_t n = 0;
-    while (mm_spool_next(rd, SCAN, &r, &pos) == 0) {
-        n++;
-    }
-    return n;
-}
-
-/* A log whose process ended without a word: n records, the last of them in a file without seal. */
-static void leave_killed_log(uint32_t n)
-{
-    pid_t pid = fork();
-    if (pid == 0) {
-        struct mm_spool_options opts = plain();
-        append_some(open_log(&opts), n);
-        _exit(0);
-    }
-    int status;
-    assert_true(pid > 0);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-}
 
 /* What was acknowledged in time must not wait for the system to write it some day, because its
  * process was killed before it could. */
@@ -348,19 +244,6 @@ static void test_what_a_killed_process_left_cannot_be_synced(void **state)
 
 /* --- descriptors --------------------------------------------------------------------------------
  */
-
-/* No more descriptors for this process, as when a broker's clients have them all. */
-static void take_descriptors(struct rlimit *before)
-{
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, before), 0);
-    struct rlimit none = {.rlim_cur = 0, .rlim_max = before->rlim_max};
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-}
-
-static void give_descriptors(const struct rlimit *before)
-{
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, before), 0);
-}
 
 static void test_without_descriptors_records_wait(void **state)
 {
@@ -784,26 +667,21 @@ static void put_segment(uint64_t file, uint64_t run_seq, uint64_t seq)
     put_segment_of(1, file, run_seq, seq);
 }
 
-static void name_of(char *path, size_t len, uint64_t file)
-{
-    snprintf(path, len, "%s/%016" PRIx64 ".seg", directory, file);
-}
-
 /* Entries that have a segment's name and are none: the start neither waits for them nor ends. */
 static void test_what_is_no_file_is_set_aside(void **state)
 {
     (void)state;
     char path[sizeof directory + 32];
     put_segment(3, 1, 1);
-    name_of(path, sizeof path, 1);
+    segment_path(path, sizeof path, 1);
     assert_int_equal(mkfifo(path, 0600), 0);
-    name_of(path, sizeof path, 2);
+    segment_path(path, sizeof path, 2);
     assert_int_equal(mkdir(path, 0700), 0);
-    name_of(path, sizeof path, 4);
+    segment_path(path, sizeof path, 4);
     assert_int_equal(symlink("/dev/zero", path), 0);
-    name_of(path, sizeof path, 5);
+    segment_path(path, sizeof path, 5);
     assert_int_equal(mknod(path, S_IFSOCK | 0600, 0), 0);
-    name_of(path, sizeof path, 6);
+    segment_path(path, sizeof path, 6);
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     assert_int_equal(ftruncate(fd, INT64_C(1) << 33), 0); /* larger than a segment can be */
     close(fd);
@@ -884,23 +762,6 @@ static void test_a_stranger_does_not_name_the_log(void **state)
 /* --- files that somebody deletes ----------------------------------------------------------------
  */
 
-static void pass_a_second(struct mm_spool *s)
-{
-    atomic_fetch_add(&ahead_ns, UINT64_C(1000000000));
-    mm_spool_tick(s);
-}
-
-static uint32_t count_segment_files(void)
-{
-    uint32_t n = 0;
-    char path[sizeof directory + 32];
-    for (uint64_t file = 1; file < 100; file++) {
-        name_of(path, sizeof path, file);
-        n += access(path, F_OK) == 0;
-    }
-    return n;
-}
-
 /* Nothing is acknowledged that is in a directory which nobody finds again. */
 static void test_a_removed_directory_takes_nothing(void **state)
 {
@@ -927,7 +788,7 @@ static void test_deleted_files_are_made_again(void **state)
     struct mm_spool *s = open_log(&opts);
     append_some(s, 5);
     for (uint64_t file = 1; file < 100; file++) {
-        name_of(path, sizeof path, file);
+        segment_path(path, sizeof path, file);
         (void)unlink(path);
     }
     snprintf(path, sizeof path, "%s/STATE", directory);

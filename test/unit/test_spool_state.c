@@ -11,7 +11,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -177,26 +176,6 @@ static void test_a_file_in_the_place_of_the_directory(void **state)
 /* --- memory -------------------------------------------------------------------------------------
  */
 
-/* What of the files in the directory is mapped and present. */
-static uint64_t resident_kib(void)
-{
-    FILE *f = fopen("/proc/self/smaps", "r");
-    assert_non_null(f);
-    char line[1024];
-    bool ours = false;
-    uint64_t kib = 0;
-    while (fgets(line, sizeof line, f) != NULL) {
-        const char *value = strncmp(line, "Rss:", 4) == 0 ? line + 4 : NULL;
-        if (strchr(line, '/') != NULL) {
-            ours = strstr(line, directory) != NULL;
-        } else if (ours && value != NULL) {
-            kib += strtoull(value, NULL, 10);
-        }
-    }
-    fclose(f);
-    return kib;
-}
-
 static void test_what_was_synced_leaves_the_mapping(void **state)
 {
     (void)state;
@@ -221,9 +200,9 @@ static void test_what_was_synced_leaves_the_mapping(void **state)
                                     .payload_len = sizeof payload};
         assert_int_equal(mm_spool_append(s, &r), 0);
     }
-    const uint64_t before = resident_kib();
+    const uint64_t before = resident_kib(directory);
     assert_int_equal(mm_spool_sync(s), 0);
-    const uint64_t after = resident_kib();
+    const uint64_t after = resident_kib(directory);
     assert_true(before >= 4 << 10);
     assert_true(before - after >= (4 << 10) - 64);
 
