@@ -220,6 +220,7 @@ int mm_spool_find(struct mm_spool_reader *rd,
             if (err != 0) {
                 return err;
             }
+            need = MM_RECORD_HEADER_LEN; /* another place, of which nothing is known */
             continue;
         }
         size_t at = 0;
@@ -274,9 +275,8 @@ static void add_gap(struct mm_spool_reader *rd, uint64_t from, uint64_t n, uint6
 /* The numbers up to seq are passed: those between what was passed before and seq are missing. */
 static void note_gap(struct mm_spool_reader *rd, uint64_t seq)
 {
-    uint64_t from = rd->seq > rd->seen_seq ? rd->seq : rd->seen_seq;
-    if (seq > from) {
-        add_gap(rd, from, seq - from, seq);
+    if (seq > rd->seen_seq) {
+        add_gap(rd, rd->seen_seq, seq - rd->seen_seq, seq);
     }
 }
 
