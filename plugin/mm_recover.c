@@ -514,14 +514,14 @@ static int read_segments(struct recovery *r)
 /* --- what it adds up to -------------------------------------------------------------------------
  */
 
-/* Numbers from `from` up to `to`, without what power failures made them jump by: records that are
- * in the segments, or are missing there. */
+/* Numbers from `from` up to `to`, behind all runs, without what power failures made them jump by:
+ * records that are in the segments, or are missing there. */
 static uint64_t count_between(const struct recovery *r, uint64_t from, uint64_t to)
 {
     uint64_t n = 0;
     for (size_t i = 0; i < r->n_segments; i++) {
         uint64_t run_seq = r->segments[i]->run_seq;
-        if (run_seq > from && run_seq <= to) {
+        if (run_seq > from) {
             n += (run_seq - from) & (MM_SPOOL_SEQ_JUMP - 1);
             from = run_seq;
         }
@@ -535,7 +535,7 @@ static void choose_run(struct recovery *r)
     struct mm_spool *s = r->s;
     uint64_t next = r->has_state ? r->state.next_seq : 1;
     next = r->run_seq > next ? r->run_seq : next;
-    for (size_t i = 0; r->segments != NULL && i < r->n_segments; i++) {
+    for (size_t i = 0; i < r->n_segments; i++) {
         next = r->segments[i]->max_seq >= next ? r->segments[i]->max_seq + 1 : next;
     }
     static const uint8_t unknown[sizeof s->boot];
