@@ -378,8 +378,7 @@ static void merge_ranges(const struct mm_spool *s,
         }
         uint32_t shard = more_shards ? shard_begin(k + 1, s->n_readers) : UINT32_MAX;
         uint32_t range = more_old ? s->old[i + 1].hash : UINT32_MAX;
-        hash = shard < range || !more_old ? shard : range;
-        hash = !more_shards ? range : hash;
+        hash = shard < range ? shard : range;
         k += more_shards && shard == hash;
         i += more_old && range == hash;
     }
