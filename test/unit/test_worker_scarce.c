@@ -1,6 +1,7 @@
 /* Workers that get no memory, no thread, no Kafka client, no room: they tell it, wait and go on.
  * See rig.h. */
 #include "rig.h"
+#include "scratch.h"
 
 #include "mm_error.h"
 #include "mm_worker.h"
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define LANE_HEAT 1
 
@@ -90,6 +92,54 @@ static void test_other_routes_without_memory_are_tried_again(void **state)
     check_topic(g, "heat", 0, "");
     rig_stop_workers(g, 5000);
     rig_free(g);
+}
+
+/* The routes change, and there is no descriptor left by which the disk could learn to which routes
+ * what is parked belongs: nothing goes on by the new ones until it has. */
+static void test_other_routes_without_descriptors_are_tried_again(void **state)
+{
+    (void)state;
+    char dir[SCRATCH_LEN];
+    assert_int_equal(scratch_make(dir, "scarce"), 0);
+    struct rig *g = two_topics();
+    rig_topic(g, "power");
+    rig_option(g, "spool_dir", dir);
+    rig_option(g, "spool_max_bytes", "16M");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 10);
+    rig_publish_to(g, "else", 10);
+    rig_wait_for(n_parked(g) == 10 && rig_figures(g).delivered == 10);
+    assert_true(rig_settle(g, 1000, RIG_WAIT_MS));
+    for (size_t i = 0; i < g->n_options; i++) {
+        if (strcmp(g->options[i].name, "route") == 0) {
+            g->options[i].value = "heat/# power";
+        }
+    }
+    struct mm_config *before = g->config;
+    g->config = rig_config(g);
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const struct rlimit none = {.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+        char errstr[256] = "";
+        int err = mm_sender_resume(g->sender, g->config, errstr, sizeof errstr);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        assert_int_equal(err, MM_EIO);
+        assert_non_null(strstr(errstr, "ROUTES cannot be written"));
+    }
+    assert_int_equal(rig_figures(g).in_spool, 10);
+    char errstr[256] = "";
+    assert_int_equal(mm_sender_resume(g->sender, g->config, errstr, sizeof errstr), 0);
+    mm_config_free(before);
+    rig_publish_to(g, "heat/a", 10);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    assert_int_equal(rig_figures(g).delivered, g->n_appended);
+    check_topic(g, "power", 20, "heat/a");
+    check_topic(g, "mqtt", 10, "else");
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+    scratch_remove(dir);
 }
 
 /* A worker that goes on has no memory for the copies of its dead letters, then no thread. */
@@ -267,6 +317,40 @@ static void test_what_cannot_be_read_is_dropped_later(void **state)
     rig_free(g);
 }
 
+/* The spool is full of what was laid aside a moment ago and is not on the disk there yet: with
+ * drop_oldest it gives up its place, but it is laid aside, and not dropped. */
+static void test_a_copy_that_loses_its_place_is_not_dropped(void **state)
+{
+    (void)state;
+    char dir[SCRATCH_LEN];
+    assert_int_equal(scratch_make(dir, "scarce"), 0);
+    struct rig *g = two_topics();
+    rig_option(g, "spool_dir", dir);
+    rig_option(g, "spool_max_bytes", "4M");
+    rig_option(g, "when_full", "drop_oldest");
+    rig_start(g);
+    rig_publish_to(g, "heat/a", 1);
+    rig_wait_for(n_parked(g) == 1);
+    static const char payload[8000];
+    for (int i = 0; i < 1000; i++) {
+        int err = rig_publish(g, "heat/a", payload, sizeof payload);
+        sleep_ms(err != 0 ? 1 : 0); /* what is refused is not ours */
+    }
+    rig_wait_for(rig_figures(g).dropped > 0);
+    rig_refuse(g, "heat", GRANTED);
+    assert_true(rig_wait_empty(g, RIG_WAIT_MS));
+    struct mm_snapshot shot = rig_figures(g);
+    assert_int_equal(shot.ledger_difference, 0);
+    assert_int_equal(shot.delivered + shot.dropped, g->n_appended);
+    struct seen *seen = consume(g, "heat", 1);
+    check_order(seen);
+    assert_int_equal(seen->n, shot.delivered);
+    free(seen);
+    rig_stop_workers(g, 5000);
+    rig_free(g);
+    scratch_remove(dir);
+}
+
 /* More is parked than the window of a parked Kafka topic has room for. */
 static void test_a_window_that_is_full_goes_on(void **state)
 {
@@ -323,11 +407,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_other_routes_without_memory_are_tried_again),
+        cmocka_unit_test(test_other_routes_without_descriptors_are_tried_again),
         cmocka_unit_test(test_a_worker_without_memory_goes_on_later),
         cmocka_unit_test(test_a_start_without_memory_or_threads_is_told),
         cmocka_unit_test(test_a_message_without_memory_waits),
         cmocka_unit_test(test_a_client_that_cannot_be_made_is_tried_again),
         cmocka_unit_test(test_what_cannot_be_read_is_dropped_later),
+        cmocka_unit_test(test_a_copy_that_loses_its_place_is_not_dropped),
         cmocka_unit_test(test_a_window_that_is_full_goes_on),
         cmocka_unit_test(test_records_of_others_are_passed),
         cmocka_unit_test(test_nothing_can_be_stopped),
