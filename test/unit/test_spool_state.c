@@ -260,7 +260,9 @@ static void test_who_has_it_is_shown_in_one_line(void **state)
     assert_int_equal(flock(fd, LOCK_EX), 0);
     assert_int_equal(open_in(directory, 1, &s, errstr), MM_EBUSY);
     assert_null(s);
-    assert_non_null(strstr(errstr, "(pid 1?[2J host ?" "?)"));
+    assert_non_null(strstr(errstr,
+                           "(pid 1?[2J host ?"
+                           "?)"));
     close(fd);
     mm_spool_close(open_log(1));
 }
