@@ -1,5 +1,6 @@
-/* mm_kafka_impl.h - a producer's configuration, for those files that know librdkafka: mm_kafka.c,
- * which owns the producer, and mm_kafka_conf.c, which makes its configuration of our settings.
+/* mm_kafka_impl.h - for those files that know librdkafka: mm_kafka.c, which owns the producer,
+ * mm_kafka_conf.c, which makes its configuration of our settings, and mm_kafka_error.c, which knows
+ * what an error means.
  *
  * Thread: setup or worker. */
 #ifndef MM_KAFKA_IMPL_H
@@ -45,5 +46,8 @@ void mm_kafka_explain_new(const struct mm_config *config,
                           const char *reason,
                           char *errstr,
                           size_t errstr_len);
+
+/* Fill in all that the error tells; the rest is nought. */
+void mm_kafka_fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err, void *tag);
 
 #endif
