@@ -77,6 +77,31 @@ static void test_a_long_backlog_is_synced_in_parts(void **state)
     mm_spool_close(s);
 }
 
+/* What is delivered sooner than it would be synced goes without, and nothing is left to be synced.
+ */
+static void test_a_long_backlog_is_finished_before_it_is_synced(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.max_bytes = 4 << 20;
+    leave_killed_log_of(&opts, 2000);
+    struct mm_spool *s = open_log(&opts);
+    uint64_t n_found = mm_spool_found(s)->n_segments;
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 2000);
+    mm_spool_finish(mm_spool_reader(s, 0), NULL, 2000, 0);
+    n_synced = 0;
+    mm_spool_tick(s);
+    assert_in_range(n_synced, 1, n_found - 1);
+    assert_int_equal(stats_of(s).n_segments, 1);
+    assert_int_equal(count_segment_files(), 1);
+    n_synced = 0;
+    append_some(s, 10);
+    assert_int_equal(mm_spool_sync(s), 0);
+    assert_int_equal(n_synced, 0); /* its own goes by the mapping */
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 10);
+    mm_spool_close(s);
+}
+
 /* A file that somebody deletes before it is synced is lost, and counts so; the log is none the
  * worse for it. */
 static void test_a_segment_goes_before_it_is_synced(void **state)
@@ -150,6 +175,28 @@ static void test_a_synced_segment_is_deleted(void **state)
     mm_spool_close(s);
 }
 
+/* Where nothing is ever synced a deleted segment makes nothing less safe than it was: the next
+ * record goes into another one, and nobody is told that syncs fail. */
+static void test_a_segment_that_is_never_synced_is_deleted(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.sync = MM_SPOOL_SYNC_NEVER;
+    struct mm_spool *s = open_log(&opts);
+    append_some(s, 5);
+    delete_segment(1);
+    pass_a_second(s);
+    assert_false(stats_of(s).degraded);
+    append_some(s, 5);
+    assert_int_equal(count_segment_files(), 1);
+    assert_int_equal(mm_spool_sync(s), 0);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 10);
+    mm_spool_close(s);
+    s = open_log(&opts);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), 5); /* those of the other one outlive it */
+    mm_spool_close(s);
+}
+
 /* STATE is deleted while the process has no descriptor left: it is made again as soon as there is
  * one. */
 static void test_state_is_made_again_when_it_can_be(void **state)
@@ -185,12 +232,16 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_long_backlog_is_synced_in_parts, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_long_backlog_is_finished_before_it_is_synced,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_a_segment_goes_before_it_is_synced, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_a_segment_cannot_be_opened_to_be_synced,
                                         make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_a_synced_segment_is_deleted, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(test_a_segment_that_is_never_synced_is_deleted,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_state_is_made_again_when_it_can_be, make_directory,
                                         remove_directory),
     };
