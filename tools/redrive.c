@@ -340,7 +340,7 @@ static void settle(struct redriver *rd, struct parcel *p, const struct mm_kafka_
     p->state = PARCEL_REFUSED;
     p->error = r->error;
     p->reason = r->reason;
-    if (r->class == MM_KAFKA_WAIT) {
+    if (r->class == MM_KAFKA_WAIT && !r->wrong_time) {
         mark_topic(rd, p); /* what is wrong is wrong with the topic */
     }
 }
@@ -354,7 +354,6 @@ static void on_report(void *arg, const struct mm_kafka_report *r)
 static bool make_producer(struct redriver *rd)
 {
     char errstr[512];
-    /* Single: one bad letter must not take others with it. */
     int err = resend_start(&rd->resend, true, on_report, rd, errstr, sizeof errstr);
     rd->made_ns = mm_clock_monotonic_ns();
     if (err != 0) {
@@ -372,7 +371,7 @@ static void end_producer(struct redriver *rd)
     }
 }
 
-/* A producer that has refused one message sends no others: they get a new one. */
+/* A producer that is at its end sends no more: what is left gets a new one. */
 static void renew_producer(struct redriver *rd)
 {
     const char *error;
@@ -381,12 +380,9 @@ static void renew_producer(struct redriver *rd)
     if (!mm_kafka_failed(rd->resend.kafka, &error, &reason, &strict)) {
         return;
     }
-    if (!strict) {
-        clear_progress(rd);
-        fprintf(stderr,
-                "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
-                error, reason);
-    }
+    clear_progress(rd);
+    fprintf(stderr, "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
+            error, reason);
     end_producer(rd);
     if (rd->answer_ns < rd->made_ns) {
         /* It failed without an answer to anything: so may the next. */
@@ -396,21 +392,20 @@ static void renew_producer(struct redriver *rd)
     (void)make_producer(rd);
 }
 
-/* Hand over one letter, if that can be now. Those of one partition stay in order: while one of them
- * must wait, so must those behind it. */
-static void send_parcel(struct redriver *rd, struct parcel *p)
+/* Hand over one letter. False: its Kafka topic takes none just now. */
+static bool send_parcel(struct redriver *rd, struct parcel *p)
 {
     const struct bad_topic *bad = find_bad_topic(rd, p->kafka_topic);
     if (bad != NULL) {
         p->state = PARCEL_REFUSED;
         p->error = bad->error;
         p->reason = bad->reason;
-        return;
+        return true;
     }
     struct mm_kafka_message m;
     if (make_message(rd, p, &m) != 0) {
         fail(rd, mm_strerror(MM_ENOMEM));
-        return;
+        return true;
     }
     struct mm_kafka_report report;
     int err = mm_kafka_produce(rd->resend.kafka, &m, &report);
@@ -419,13 +414,29 @@ static void send_parcel(struct redriver *rd, struct parcel *p)
     } else if (err == 0) {
         p->state = PARCEL_OUT;
     }
+    return err == 0 || err == MM_EKAFKA;
 }
 
+static bool is_among(const char *name, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Those of one partition stay in order: while one of them must wait, so must those behind it, and
+ * with them all of the Kafka topic. */
 static void send_window(struct redriver *rd)
 {
+    const char *busy[WINDOW_LETTERS]; /* Kafka topics, for each of which a letter waits */
+    size_t n_busy = 0;
     for (struct parcel *p = rd->first; p != NULL; p = p->next) {
-        if (p->state == PARCEL_WAITING) {
-            send_parcel(rd, p);
+        if (p->state == PARCEL_WAITING && !is_among(p->kafka_topic, busy, n_busy) &&
+            !send_parcel(rd, p)) {
+            busy[n_busy++] = p->kafka_topic;
         }
     }
 }
@@ -487,8 +498,8 @@ static void send_all(struct redriver *rd)
             break;
         }
         send_window(rd);
+        clear_window(rd); /* what is on its way does not wait for the disk */
         mm_kafka_poll(rd->resend.kafka, POLL_MS);
-        clear_window(rd);
         mm_log_drain(rd->resend.log, print_line, rd);
         renew_producer(rd);
         if (rd->failed) {

@@ -22,7 +22,7 @@ int resend_init(struct resend *r, const struct mm_config_source *source)
 }
 
 int resend_start(struct resend *r,
-                 bool single,
+                 bool alone,
                  mm_kafka_report_fn on_report,
                  void *arg,
                  char *errstr,
@@ -30,7 +30,8 @@ int resend_start(struct resend *r,
 {
     struct mm_kafka_options opts = {
         .config = r->config,
-        .single = single,
+        .single = alone,
+        .careful = alone,
         .on_report = on_report,
         .arg = arg,
         .log = r->log,

@@ -28,10 +28,12 @@ struct resend
  * setting is wrong, which source's report was told; MM_ENOMEM. */
 int resend_init(struct resend *r, const struct mm_config_source *source);
 
-/* Make a producer, whose threads take no signals: they are the caller's. single, on_report and arg:
- * as those of struct mm_kafka_options. Errors: as mm_kafka_new(). */
+/* Make a producer, whose threads take no signals: they are the caller's. alone: each message is
+ * sent by itself, and none to a partition before the last one's report has come, so that one that
+ * is refused takes no other with it, and ends no producer. on_report and arg: as those of struct
+ * mm_kafka_options. Errors: as mm_kafka_new(). */
 int resend_start(struct resend *r,
-                 bool single,
+                 bool alone,
                  mm_kafka_report_fn on_report,
                  void *arg,
                  char *errstr,

@@ -2,8 +2,9 @@
  *
  * In rounds: a few thousand records are read and handed to a producer as the plugin's; the round
  * ends when Kafka has answered for each. Since that producer stops as soon as a message fails, what
- * is left of a round then is sent by one that has a single message in each batch, so that the
- * record that Kafka does not want is known and the others are delivered, in order. */
+ * is left of a round then is sent by one that sends each record alone, so that the one that Kafka
+ * does not want is known and the others are delivered, in order; until that one is found, and Kafka
+ * has taken some behind it. */
 #include "human.h"
 #include "interrupt.h"
 #include "mm_clock.h"
@@ -23,6 +24,7 @@
 #define ROUND_BYTES ((size_t)8 << 20) /* and one record more, of any size */
 #define POLL_MS 20
 #define CLOSE_MS 5000
+#define GOOD_IN_A_ROW 20 /* behind a record that was refused: the others may be sent together */
 #define PRODUCER_PAUSE_NS 50000000 /* before a new one: not too many a second */
 #define SECOND_NS UINT64_C(1000000000)
 #define ID_LEN 128
@@ -62,7 +64,9 @@ struct replay
 {
     const struct spool_args *args;
     struct resend resend;
-    bool single; /* what kafka is */
+    bool alone;      /* each record goes by itself; */
+    bool found;      /* ... one of them was refused; */
+    uint64_t n_good; /* ... and since then so many were delivered */
     struct progress progress;
 
     struct mm_inspect *in; /* the log that is read */
@@ -274,8 +278,10 @@ static void refuse(struct replay *r, struct item *item, const struct mm_kafka_re
     char topic[MM_PRINTABLE_LEN];
     item->state = ITEM_REFUSED;
     r->n_refused++;
+    r->found = true;
+    r->n_good = 0;
     struct bad_topic *bad = find_bad_topic(r, item->kafka_topic);
-    if (bad == NULL && report->class == MM_KAFKA_WAIT) {
+    if (bad == NULL && report->class == MM_KAFKA_WAIT && !report->wrong_time) {
         refuse_topic(r, item->kafka_topic, report);
         bad = r->bad_topics;
     }
@@ -295,6 +301,7 @@ static void settle(struct replay *r, struct item *item, const struct mm_kafka_re
     switch (report->class) {
         case MM_KAFKA_DELIVERED:
             item->state = ITEM_DELIVERED;
+            r->n_good++;
             r->n_delivered++;
             r->n_delivered_bytes += report->value_len;
             r->answer_ns = mm_clock_monotonic_ns();
@@ -303,13 +310,15 @@ static void settle(struct replay *r, struct item *item, const struct mm_kafka_re
             break;
         case MM_KAFKA_SUSPECT:
             r->answer_ns = mm_clock_monotonic_ns();
-            if (r->single) {
+            if (r->alone) {
                 refuse(r, item, report);
             }
             break;
         case MM_KAFKA_WAIT:
             r->answer_ns = mm_clock_monotonic_ns();
-            refuse(r, item, report);
+            if (r->alone || !report->wrong_time) { /* another one's of its batch may be wrong */
+                refuse(r, item, report);
+            }
             break;
     }
 }
@@ -325,11 +334,12 @@ static void on_report(void *arg, const struct mm_kafka_report *report)
 /* --- the producer -------------------------------------------------------------------------------
  */
 
-static bool make_producer(struct replay *r, bool single)
+static bool make_producer(struct replay *r, bool alone)
 {
     char errstr[512];
-    int err = resend_start(&r->resend, single, on_report, r, errstr, sizeof errstr);
-    r->single = single;
+    int err = resend_start(&r->resend, alone, on_report, r, errstr, sizeof errstr);
+    r->alone = alone;
+    r->found = false;
     if (err != 0) {
         fail(r, errstr);
     }
@@ -444,11 +454,17 @@ static bool has_rest(const struct replay *r)
     return false;
 }
 
-/* Hand over all of the round that waits, in order, until Kafka has answered for each or the
- * producer has failed. */
+/* Is the one found that the others had to be sent alone for? */
+static bool may_go_together(const struct replay *r)
+{
+    return r->alone && r->found && r->n_good >= GOOD_IN_A_ROW;
+}
+
+/* Hand over what waits of the round, in order, until Kafka has answered for all of it, the producer
+ * has failed, or another kind of it will do. */
 static void send_waiting(struct replay *r)
 {
-    for (size_t i = 0; i < r->n_items && !producer_failed(r);) {
+    for (size_t i = 0; i < r->n_items && !producer_failed(r) && !may_go_together(r);) {
         if (r->items[i].state != ITEM_WAITING || produce(r, &r->items[i])) {
             i++;
         } else if (!wait_a_moment(r)) {
@@ -465,15 +481,14 @@ static void send_round(struct replay *r)
         return;
     }
     send_waiting(r);
-    bool whole = !has_rest(r);
     while (!r->failed && has_rest(r)) {
         end_producer(r); /* which brings the reports that are still out */
         nanosleep(&(struct timespec){.tv_nsec = PRODUCER_PAUSE_NS}, NULL);
-        if (make_producer(r, true)) {
+        if (make_producer(r, !r->alone)) {
             send_waiting(r);
         }
     }
-    if (!whole && r->resend.kafka != NULL) {
+    if (r->resend.kafka != NULL && (r->alone || producer_failed(r))) {
         end_producer(r);
     }
 }
