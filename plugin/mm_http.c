@@ -572,6 +572,15 @@ __attribute__((format(printf, 2, 0))) static void on_library_log(void *cls,
     }
 }
 
+/* Called by the library for a path, and for what is behind it. A path with a NUL in it stays as it
+ * was sent, and is none of ours: unescaped it would end there, and be another one. */
+static size_t unescape(void *cls, struct MHD_Connection *connection, char *text)
+{
+    (void)cls;
+    (void)connection;
+    return strstr(text, "%00") != NULL ? strlen(text) : MHD_http_unescape(text);
+}
+
 /* select(2) would break in a broker with more than 1024 descriptors: epoll, or nothing. */
 static int start_daemon(struct mm_http *h)
 {
@@ -585,7 +594,8 @@ static int start_daemon(struct mm_http *h)
     h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0,
                                  NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER,
                                  on_library_log, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-                                 MHD_OPTION_ARRAY, limits, MHD_OPTION_END);
+                                 MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY,
+                                 limits, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         h->daemon == NULL ? NULL : MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     if (info == NULL) {

@@ -334,13 +334,15 @@ static void test_paths(void **state)
     static const char *const unknown[] = {
         "/page",    "/x",     "/healthz/", "/metrics/",   "//metrics", "/METRICS", "/livezz",
         "/livez/x", "/dead/", "/deadx",    "/../livez",   "metrics",   "*",        "http://x/livez",
-        "/status/", "/page.", "/page.js/", "/index.html", "//",
+        "/status/", "/page.", "/page.js/", "/index.html", "//",        "/%00",     "/livez%00",
+        "/%00/x",   "/%2500",
     };
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         check(&s, "GET", unknown[i], 404, PLAIN, "404 page not found\n");
     }
     check(&s, "GET", "/livez?", 200, PLAIN, "ok\n");
     check(&s, "GET", "/livez?x=1&y=%41&&=", 200, PLAIN, "ok\n");
+    check(&s, "GET", "/%6Civez?x=%00", 200, PLAIN, "ok\n");
     check(&s, "GET", "/metrics?x=1", 200, METRICS, NULL);
     stop(&s);
 }
@@ -431,6 +433,8 @@ static void test_dead_letters(void **state)
     assert_non_null(strstr(r.body, path + strlen("/dead/")));
     free(r.text);
     check(&s, "GET", "/dead/x", 404, PLAIN, "no such dead letter, or its payload was not kept\n");
+    check(&s, "GET", "/dead/" LETTER_ID "-42%00", 404, PLAIN,
+          "no such dead letter, or its payload was not kept\n");
     letter = (struct mm_dead_letter){
         .id = LETTER_ID "-43", .topic = "", .kafka_topic = "", .error = "", .reason = ""};
     assert_int_equal(mm_dead_add(s.dead, &letter), 0);
