@@ -80,8 +80,12 @@ char *mm_route_describe(const struct mm_config *config);
 /* Is this a list of patterns for kafka_topic_allow? */
 bool mm_route_is_allow_list(const char *list);
 
+/* What a key is, in words. */
+#define MM_ROUTE_KEY_RULE \
+    "none, or text with the variables ${topic}, ${topic[N]}, ${clientid}, ${username} and ${qos}"
+
 /* The key of a message as an option or a route gives it: "none" or nothing is none, and *out is
- * NULL.
+ * NULL. mm_route_add() does not take nothing.
  *
  * Errors: as mm_template_new(). */
 int mm_route_parse_key(const char *text, struct mm_template **out, char *errstr, size_t errstr_len);

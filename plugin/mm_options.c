@@ -159,8 +159,7 @@ static const struct mm_option_def defs[] = {
     },
     {
         .name = "kafka_key", .quiet = true, .fallback = "${topic}", .type = MM_TYPE_KEY, FIELD(kafka_key),
-        .expected = "none, or text with the variables ${topic}, ${topic[N]}, ${clientid}, "
-                    "${username} and ${qos}",
+        .expected = MM_ROUTE_KEY_RULE,
         .meaning = "The key of the Kafka messages ([Keys](routes.md#keys)). A route may say "
                    "otherwise.",
     },

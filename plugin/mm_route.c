@@ -382,6 +382,10 @@ static int parse_rest(struct mm_config_route *route,
     const char *key = w->key != NULL ? w->key : config->kafka_key;
     const char *headers = w->headers != NULL ? w->headers : config->kafka_headers;
     route->format = config->payload_format;
+    if (w->key != NULL && w->key[0] == '\0') {
+        return fail_in("key", w->key, "it is empty; expected " MM_ROUTE_KEY_RULE, errstr,
+                       errstr_len);
+    }
     if (w->format != NULL && !parse_format(w->format, &route->format)) {
         return fail_in("format", w->format, "expected json, raw or base64", errstr, errstr_len);
     }

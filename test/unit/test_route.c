@@ -227,6 +227,9 @@ static void test_wrong_routes(void **state)
         {"a t key=x key=y", "\"key=y\" is given twice"},
         {"a t format=raw key=x format=raw", "\"format=raw\" is given twice"},
         {"a t format=xml", "format \"xml\": expected json, raw or base64"},
+        {"a t key= format=raw", "key \"\": it is empty; expected " MM_ROUTE_KEY_RULE},
+        {"a t format=", "format \"\": expected json, raw or base64"},
+        {"a t headers=", "headers: \"\" is empty; expected " MM_HEADERS_RULE},
         {"a t key=${tpoic}",
          "key \"${tpoic}\": character 1: unknown variable ${tpoic}; did you "
          "mean ${topic}?"},
