@@ -161,8 +161,9 @@ bool mm_inspect_finished(const struct mm_inspect *in, uint64_t seq, uint32_t top
 int mm_inspect_oldest(struct mm_inspect *in, uint64_t *seq, uint64_t *time_ms);
 
 /* The logs below a spool, as paths relative to it: those in parked/ in the order in which they are
- * to be sent (mm_parkdir.h), and else by name, then "dead"; only those that are there. The caller
- * frees *paths, one allocation, with free().
+ * to be sent (mm_parkdir.h), and else by name, then "dead"; only those that are there. What is no
+ * directory in the place of "parked" or "dead" is named, too, so that who opens it is told. The
+ * caller frees *paths, one allocation, with free().
  *
  * Errors: MM_EIO, MM_ENOMEM. */
 int mm_inspect_list_logs(const char *dir, char ***paths, size_t *n_paths);

@@ -743,6 +743,9 @@ static void free_names(struct names *names)
 static int list_parked(int dir_fd, struct names *names)
 {
     DIR *dir = open_dir(dir_fd, "parked");
+    if (dir == NULL && errno == ENOTDIR) {
+        return add_name(names, "", "parked");
+    }
     if (dir == NULL) {
         return errno == ENOENT ? 0 : MM_EIO;
     }
@@ -793,7 +796,7 @@ int mm_inspect_list_logs(const char *dir, char ***paths, size_t *n_paths)
         return MM_EIO;
     }
     int err = list_parked(fd, &names);
-    if (err == 0 && fstatat(fd, "dead", &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
+    if (err == 0 && fstatat(fd, "dead", &st, AT_SYMLINK_NOFOLLOW) == 0) {
         err = add_name(&names, "", "dead");
     }
     close(fd);

@@ -380,20 +380,21 @@ bool spool_open(const char *dir, bool below, struct spool_logs *out, bool *compl
     size_t n_paths = 0;
     memset(out, 0, sizeof *out);
     *complete = true;
-    if (below && mm_inspect_list_logs(dir, &paths, &n_paths) == MM_ENOMEM) {
-        fprintf(stderr, "metamorphosis: %s\n", mm_strerror(MM_ENOMEM));
-        return false;
-    }
-    out->log = calloc(n_paths + 1, sizeof *out->log);
+    int err = below ? mm_inspect_list_logs(dir, &paths, &n_paths) : 0;
+    out->log = err == MM_ENOMEM ? NULL : calloc(n_paths + 1, sizeof *out->log);
     if (out->log == NULL) {
         fprintf(stderr, "metamorphosis: %s\n", mm_strerror(MM_ENOMEM));
         free(paths);
         return false;
     }
-    if (!add_log(out, dir, "")) {
+    if (!add_log(out, dir, "")) { /* and why what is below cannot be listed */
         spool_close(out);
         free(paths);
         return false;
+    }
+    if (err != 0) {
+        fprintf(stderr, "metamorphosis: \"%s\": what is below cannot be listed\n", dir);
+        *complete = false;
     }
     for (size_t i = 0; i < n_paths; i++) {
         *complete = add_log(out, dir, paths[i]) && *complete;

@@ -344,6 +344,21 @@ def test_tells_of_a_segment_that_cannot_be_read(
     assert name in replay.err
 
 
+@pytest.mark.parametrize("name", ["parked", "dead"])
+def test_tells_what_is_no_directory(name: str, tmp_path: Path) -> None:
+    """Where a log below the spool should be is something else: nobody says that all is well, nor mends the rest."""
+    (tmp_path / "LOCK").touch()
+    assert "nothing is wrong" in good("spool", "verify", tmp_path).out
+    (tmp_path / name).write_text("no directory")
+    verify = tool("spool", "verify", tmp_path)
+    assert verify.code == 1
+    assert "not all of it could be read" in verify.out
+    for command in ("ls", "stat", "verify", "repair"):
+        outcome = tool("spool", command, tmp_path)
+        assert outcome.code == 1, command
+        assert f"{tmp_path / name}" in outcome.err, command
+
+
 @pytest.mark.parametrize(
     ("args", "word"),
     [

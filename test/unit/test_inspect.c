@@ -288,6 +288,31 @@ static void test_lists_logs_below(void **arg)
     remove_dir(&d);
 }
 
+/* Who opens all that is listed finds out. */
+static void test_lists_what_is_no_directory(void **arg)
+{
+    (void)arg;
+    struct log_dir d;
+    char **paths;
+    size_t n;
+    make_dir(&d);
+    write_at(&d, "parked", 0, "x", 1);
+    write_at(&d, "dead", 0, "x", 1);
+    assert_int_equal(mm_inspect_list_logs(d.path, &paths, &n), 0);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++) {
+        char path[96];
+        char errstr[512];
+        struct mm_inspect *in;
+        assert_string_equal(paths[i], i == 0 ? "parked" : "dead");
+        snprintf(path, sizeof path, "%s/%s", d.path, paths[i]);
+        assert_int_equal(mm_inspect_open(path, &in, errstr, sizeof errstr), MM_EINVAL);
+        assert_non_null(strstr(errstr, path));
+    }
+    free(paths);
+    remove_dir(&d);
+}
+
 /* --- damage ---------------------------------------------------------------------------------- */
 
 /* Bytes of the log that mean nothing, so that nobody misses them: the place for later records, but
@@ -901,6 +926,7 @@ int main(void)
         cmocka_unit_test(test_refuses_no_owner),
         cmocka_unit_test(test_refuses_what_is_no_log),
         cmocka_unit_test(test_lists_logs_below),
+        cmocka_unit_test(test_lists_what_is_no_directory),
         cmocka_unit_test(test_sees_each_changed_byte),
         cmocka_unit_test(test_sees_each_record_that_is_lost),
         cmocka_unit_test(test_sees_each_cut),
