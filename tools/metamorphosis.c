@@ -81,19 +81,33 @@ static const struct command commands[] = {
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 
+/* How a command is called; no newline. */
+static void print_call(FILE *stream, const struct command *command)
+{
+    fprintf(stream, "%s%s%s", command->name, command->usage[0] == '\0' ? "" : " ", command->usage);
+}
+
+static void print_usage(FILE *stream, const struct command *command)
+{
+    fputs("usage: metamorphosis ", stream);
+    print_call(stream, command);
+    fputc('\n', stream);
+}
+
 static void print_help(FILE *stream)
 {
     fprintf(stream, "usage: metamorphosis COMMAND [ARGUMENTS]\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++) {
-        fprintf(stream, "  %s %s\n      %s\n", commands[i].name, commands[i].usage,
-                commands[i].what);
+        fputs("  ", stream);
+        print_call(stream, &commands[i]);
+        fprintf(stream, "\n      %s\n", commands[i].what);
     }
 }
 
 static void print_command_help(const struct command *command)
 {
-    printf("usage: metamorphosis %s %s\n\n      %s\n", command->name, command->usage,
-           command->what);
+    print_usage(stdout, command);
+    printf("\n      %s\n", command->what);
     if (command->help != NULL) {
         printf("\n%s", command->help);
     }
@@ -145,7 +159,7 @@ static int run(int argc, char **argv)
     }
     int result = command->run(argc - 1, argv + 1);
     if (result == 2 && !command->explains) {
-        fprintf(stderr, "usage: metamorphosis %s %s\n", command->name, command->usage);
+        print_usage(stderr, command);
     }
     return result;
 }

@@ -17,6 +17,15 @@ def test_output_that_cannot_be_written(args: list[str]) -> None:
     assert "standard output cannot be written" in ended.stderr
 
 
+def test_usage_ends_where_it_is_over() -> None:
+    for args in (["--help"], ["version", "--help"], ["options", "--help"], ["version", "more"], ["options", "more"]):
+        ended = tool(*args)
+        assert (ended.code == 2) == ("more" in args)
+        text = ended.out + ended.err
+        assert "usage: metamorphosis" in text
+        assert all(line == line.rstrip() for line in text.splitlines()), text
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
