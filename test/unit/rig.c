@@ -595,6 +595,12 @@ void rig_free(struct rig *g)
     free(g);
 }
 
+void rig_end(struct rig *g)
+{
+    (void)rig_stop_workers(g, 5000);
+    rig_free(g);
+}
+
 /* --- reading back -------------------------------------------------------------------------------
  */
 

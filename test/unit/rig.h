@@ -125,6 +125,9 @@ void rig_close(struct rig *g);
 /* Accepts a rig that is closed, or was never started. */
 void rig_free(struct rig *g);
 
+/* rig_stop_workers(), with 5 s for what is left, and rig_free(). */
+void rig_end(struct rig *g);
+
 bool rig_logged(struct rig *g, const char *text);
 size_t rig_count_lines(struct rig *g, const char *text);
 struct mm_snapshot rig_figures(struct rig *g);

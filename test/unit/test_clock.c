@@ -67,8 +67,7 @@ static void test_messages_flow_on_when_it_is_set_back(void **state)
     rig_publish_many(g, 10, 1);
     assert_true(rig_wait_empty(g, 5000));
     atomic_store(&n_jumps, 0); /* what ends a thread's life is waited for by that clock, too */
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The same with nobody there to deliver to: what the client does then is woken by nothing. */
@@ -90,8 +89,7 @@ static void test_an_outage_ends_when_it_was_set_back(void **state)
     assert_true(rig_wait_empty(g, 15000));
     check_all_there(g, 1);
     atomic_store(&n_jumps, 0);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 int main(void)

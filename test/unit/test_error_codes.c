@@ -83,8 +83,7 @@ static void survive_all(int16_t api)
     assert_int_equal(shot.delivered, n * N_MESSAGES);
     assert_int_equal(shot.ledger_difference, 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_produce(void **state)

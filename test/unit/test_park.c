@@ -130,8 +130,7 @@ static void test_a_refused_topic_holds_up_no_other(void **state)
                         "\"MDAwMDAwMDAwMA==\"}");
     free(seen);
     assert_int_equal(rig_figures(g).delivered, g->n_appended);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_missing_topic_is_parked_until_it_is_made(void **state)
@@ -147,8 +146,7 @@ static void test_a_missing_topic_is_parked_until_it_is_made(void **state)
     rig_refuse(g, "power", GRANTED);
     assert_true(rig_wait_empty(g, 10000));
     check_topic(g, "power", 30, "power/");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_all_topics_may_be_parked(void **state)
@@ -180,8 +178,7 @@ static void test_all_topics_may_be_parked(void **state)
     check_topic(g, "heat", 100, "heat/");
     check_topic(g, "power", 100, "power/");
     check_topic(g, "mqtt", 200, "else/");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A reason that is not the topic's alone parks no lane: all would be copied for nothing. */
@@ -205,8 +202,7 @@ static void test_a_general_refusal_parks_the_worker(void **state)
     assert_int_equal(n_parked_ever(g), 0);
     check_topic(g, "heat", 60, "heat/");
     check_topic(g, "mqtt", 60, "else");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* Topics that are refused and granted again while messages flow, by several workers. */
@@ -237,8 +233,7 @@ static void test_order_holds_while_topics_come_and_go(void **state)
     check_topic(g, "heat", 600, "heat/");
     check_topic(g, "power", 600, "power/");
     check_topic(g, "mqtt", 600, "else/");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_poison_in_a_parked_log_is_a_dead_letter(void **state)
@@ -267,8 +262,7 @@ static void test_poison_in_a_parked_log_is_a_dead_letter(void **state)
     assert_non_null(strstr(text, id));
     assert_non_null(strstr(text, "\"kafka_topic\":\"heat\""));
     free(text);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The parked log is full: its messages wait in the spool, behind them the others of the same Kafka
@@ -305,8 +299,7 @@ static void test_a_full_parked_log_loses_nothing(void **state)
         assert_int_equal(n_parked_ever(g), i == 0 ? 20 : 10);
         check_topic(g, "heat", 20, "heat/");
         check_topic(g, "mqtt", 10, "else");
-        rig_stop_workers(g, 5000);
-        rig_free(g);
+        rig_end(g);
     }
 }
 
@@ -348,8 +341,7 @@ static void test_a_lane_that_cannot_be_parked_is_waited_for(void **state)
         assert_true(rig_wait_empty(g, 15000));
         assert_int_equal(n_parked_ever(g), 10);
         check_topic(g, "heat", 20, "heat/");
-        rig_stop_workers(g, 5000);
-        rig_free(g);
+        rig_end(g);
     }
 }
 
@@ -499,8 +491,7 @@ static void check_full_spool(struct rig *g)
     rig_refuse(g, "heat", GRANTED);
     assert_true(rig_wait_empty(g, 15000));
     assert_int_equal(rig_figures(g).delivered, n_heat + n_else + 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_full_spool_has_room_to_park(void **state)
@@ -571,8 +562,7 @@ static void test_what_is_parked_outlives_the_process(void **state)
         assert_int_equal(strncmp(seen->message[i].id, uuid, strlen(uuid)), 0);
     }
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 
@@ -620,8 +610,7 @@ static void test_copies_are_synced_before_they_are_finished(void **state)
     struct seen *seen = consume(g, "heat", 1);
     assert_int_equal(seen->n, 600 + repeated);
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 
@@ -678,8 +667,7 @@ static void test_an_end_between_copy_and_finish_makes_repeats(void **state)
     assert_int_equal(seen->n, 60);
     check_order(seen);
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 
@@ -721,8 +709,7 @@ static void test_what_was_parked_by_other_routes_goes_first(void **state)
     assert_int_equal(rig_figures(g).delivered, 110);
     assert_true(rig_logged(g, "what was parked by earlier routes is dealt with"));
     assert_true(are_gone(&place));
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 
@@ -778,8 +765,7 @@ static void test_routes_may_change_before_all_is_dealt_with(void **state)
     assert_true(rig_wait_empty(g, 15000));
     check_topic(g, "mqtt", 130, "heat/");
     assert_true(are_gone(&place));
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 
@@ -815,8 +801,7 @@ static void test_older_logs_come_before_younger_ones(void **state)
     rig_refuse(g, "heat", GRANTED);
     assert_true(rig_wait_empty(g, 15000));
     check_topic(g, "heat", 90, "heat/a");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(place.dir), 0);
 }
 

@@ -30,8 +30,7 @@ static void test_messages_arrive_with_key_value_and_id(void **state)
     struct mm_snapshot shot = rig_figures(g);
     assert_int_equal(shot.delivered, 2);
     assert_true(shot.healthy);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_several_workers_keep_the_order_of_each_topic(void **state)
@@ -43,8 +42,7 @@ static void test_several_workers_keep_the_order_of_each_topic(void **state)
     rig_publish_many(g, 3000, 30);
     assert_true(rig_wait_empty(g, 20000));
     check_all_there(g, 4);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_refused_topic_waits_and_is_tried_again(void **state)
@@ -66,8 +64,7 @@ static void test_a_refused_topic_waits_and_is_tried_again(void **state)
     struct mm_snapshot shot = rig_figures(g);
     assert_int_equal(shot.dead_lettered, 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_neighbours_of_a_suspect_are_delivered(void **state)
@@ -87,8 +84,7 @@ static void test_neighbours_of_a_suspect_are_delivered(void **state)
     rig_publish_many(g, 100, 5);
     assert_true(rig_wait_empty(g, 10000));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_who_fails_alone_too_is_a_dead_letter(void **state)
@@ -113,8 +109,7 @@ static void test_who_fails_alone_too_is_a_dead_letter(void **state)
     assert_int_equal(dead.n_letters, shot.dead_lettered);
     assert_true(rig_logged(g, "dead letter"));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A new producer has its first message in Kafka only after up to a second (librdkafka 2.8 and
@@ -158,8 +153,7 @@ static void test_many_dead_letters_take_few_producers(void **state)
     sleep_ms(2500);
     assert_false(rig_logged(g, "they may be there twice"));
     check_all_there(g, 2);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The same where they fail one by one: the first one, which goes alone into a partition that the
@@ -181,8 +175,7 @@ static void test_what_comes_behind_a_dead_letter_goes_alone_too(void **state)
     assert_int_equal(shot.delivered, 70);
     assert_int_equal(faults.n_clients - n_before, 3); /* with the first one */
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_message_too_large_for_the_client_is_a_dead_letter_at_once(void **state)
@@ -202,8 +195,7 @@ static void test_a_message_too_large_for_the_client_is_a_dead_letter_at_once(voi
     assert_int_equal(shot.delivered, 100);
     assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts), 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_producer_that_dies_is_replaced(void **state)
@@ -223,8 +215,7 @@ static void test_a_producer_that_dies_is_replaced(void **state)
     assert_true(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts) >= 3);
     assert_int_equal(rig_figures(g).dead_lettered, 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_refused_producer_id_is_asked_for_again(void **state)
@@ -237,8 +228,7 @@ static void test_a_refused_producer_id_is_asked_for_again(void **state)
     rig_publish_many(g, 50, 5);
     assert_true(rig_wait_empty(g, 20000));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The codes of the classes, each once: nothing is lost, nothing is twice, the order holds. */
@@ -281,8 +271,7 @@ static void test_every_kind_of_error_is_survived(void **state)
     }
     assert_int_equal(rig_figures(g).dead_lettered, 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* Kafka does not know the producer any more: the client takes another epoch, and says nothing. It
@@ -307,8 +296,7 @@ static void test_a_new_epoch_is_told(void **state)
     }
     assert_true(rig_logged(g, told));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_an_outage_loses_and_doubles_nothing(void **state)
@@ -344,8 +332,7 @@ static void test_an_outage_loses_and_doubles_nothing(void **state)
     }
     assert_true(rig_figures(g).healthy);
     check_all_there(g, 2);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_drop_oldest_keeps_the_newest(void **state)
@@ -383,8 +370,7 @@ static void test_drop_oldest_keeps_the_newest(void **state)
     check_order(seen);
     assert_int_equal(strtoul(strrchr(seen->message[seen->n - 1].id, '-') + 1, NULL, 10), 2000);
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_stop_without_kafka_ends_in_time_and_counts_what_is_left(void **state)
@@ -441,8 +427,7 @@ static void test_the_test_message_is_written_by_each_worker(void **state)
                         "{\"Topic\":\"test\",\"Content\":\"SnVzdCBhIHRlc3Q=\"}");
     assert_int_equal(rig_figures(g).delivered, 0); /* no MQTT message */
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A Kafka topic of its own gets one of another text, from the first worker alone. */
@@ -498,8 +483,7 @@ static void test_a_cold_partition_gets_one_message_first(void **state)
     assert_true(rig_wait_empty(g, 1000));
     assert_int_equal(most_before, 1);
     assert_in_range(most_after, 10, 39); /* and then it is warm */
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* While a topic is refused: told, not healthy, tried once an interval and with one message. */
@@ -541,8 +525,7 @@ static void test_a_parked_topic_is_told_and_probed(void **state)
     assert_true(rig_wait_empty(g, 1000));
     assert_true(rig_figures(g).healthy);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* Connected, but no answer: after 10 s that is no health, and the log says what it is. */
@@ -563,8 +546,7 @@ static void test_a_cluster_that_confirms_nothing_is_not_healthy(void **state)
     assert_true(rig_logged(g, "has confirmed nothing for 10 s"));
     rd_kafka_mock_broker_set_rtt(g->cluster, 1, 0);
     assert_true(rig_wait_empty(g, 40000));
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* Kafka refuses a whole batch for one time stamp far ahead: a clock that was set back meanwhile. */
@@ -590,8 +572,7 @@ static void test_a_time_in_the_future_is_clamped(void **state)
     assert_in_range(seen->message[0].time_ms, now, now + 20000);
     assert_int_equal(seen->message[1].time_ms, now - 7200000);
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* As rig_wait_delivered(), where records were appended behind the rig's back. */
@@ -627,8 +608,7 @@ static void test_a_time_too_old_becomes_the_present(void **state)
     assert_int_equal(seen->message[2].time_ms, now - 10000); /* it is far younger */
     assert_true(rig_logged(g, "stamped with the time of its sending"));
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A time stamp that is new is refused for another reason, and so is one that was renewed. */
@@ -651,8 +631,7 @@ static void test_a_wrong_time_for_no_age_waits(void **state)
         assert_true(rig_count_lines(g, "refuses messages: INVALID_TIMESTAMP") > 0);
         assert_true(rig_count_lines(g, "stamped with the time of its sending") == i);
     }
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A new producer after a failure says nothing about the cluster: no alarm, no test message. */
@@ -673,8 +652,7 @@ static void test_a_new_producer_is_no_outage(void **state)
     assert_true(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts) > 0);
     assert_false(rig_logged(g, "not reached"));
     assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->test_messages), 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* Each wake-up costs the broker's thread some 14 us. A worker whose topics are quiet must not ask
@@ -695,8 +673,7 @@ static void test_a_quiet_shard_costs_no_wakeups(void **state)
     print_message("%llu wake-ups\n", (unsigned long long)stats.n_wakes);
     assert_in_range(stats.n_wakes, 1, 50);
     assert_true(rig_wait_empty(g, 10000));
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* drop_oldest takes the place of records that the client has in its hands; when such a record is
@@ -726,8 +703,7 @@ static void test_a_suspect_that_lost_its_place_is_dropped(void **state)
     assert_true(rig_wait_empty(g, 30000));
     struct mm_snapshot shot = rig_figures(g);
     assert_int_equal(shot.delivered + shot.dropped + shot.dead_lettered, 410);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A disk that does not read is waited for; nothing is taken for damaged. */
@@ -782,8 +758,7 @@ static void test_a_record_that_cannot_be_read_waits(void **state)
     }
     assert_int_equal(n_lines, 1);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_record_of_an_unknown_type_is_a_dead_letter(void **state)
@@ -808,8 +783,7 @@ static void test_a_record_of_an_unknown_type_is_a_dead_letter(void **state)
     assert_int_equal(mm_dead_list(g->dead, &text, &len), 0);
     assert_non_null(strstr(text, "\"reason\":\"unknown record type\""));
     free(text);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A record that is a dead letter at once, whatever Kafka does. */
@@ -884,8 +858,7 @@ static void test_a_dead_letter_is_copied_to_its_topic(void **state)
     assert_int_equal(dead.n_letters, 4);
     assert_int_equal(rig_figures(g).dead_lettered, 4);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_copies_that_are_refused_are_counted_and_hold_up_nothing(void **state)
@@ -933,8 +906,7 @@ static void test_copies_that_are_refused_are_counted_and_hold_up_nothing(void **
     sleep_ms(2000); /* until then the client takes the topic for one that it may not write to */
     publish_unknown(g, "d");
     assert_true(wait_copies(g, 2, 22));
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_producer_of_copies_that_dies_is_replaced_later(void **state)
@@ -966,8 +938,7 @@ static void test_a_producer_of_copies_that_dies_is_replaced_later(void **state)
     assert_int_equal(dead.n_letters, 3);
     assert_int_equal(mm_counter_get(&mm_metrics_worker(g->metrics, 0)->producer_restarts), 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A copy is made of what the log has, so that one letter is not copied again and again. */
@@ -992,8 +963,7 @@ static void test_a_letter_that_cannot_be_kept_is_not_copied(void **state)
     assert_true(rig_wait_empty(g, 10000));
     assert_true(wait_copies(g, 2, 0));
     check_topic(g, "dead", 2, "");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_stop_gives_copies_a_moment(void **state)
@@ -1075,8 +1045,7 @@ static void test_a_dead_letter_that_cannot_be_kept_stays_in_the_spool(void **sta
     assert_true(rig_wait_empty(g, 10000));
     assert_int_equal(rig_figures(g).dead_lettered, 3);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_what_an_earlier_process_counted_is_a_repeat(void **state)
@@ -1128,8 +1097,7 @@ static void test_routes_lead_to_their_topics(void **state)
     check_topic(g, "heat", 20, "heat/a");
     check_topic(g, "power", 40, "power/a");
     check_topic(g, "mqtt", 60, "else");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A Kafka topic whose partitions are not known holds up its own messages only. */
@@ -1160,8 +1128,7 @@ static void test_a_topic_that_is_not_found_yet_holds_up_no_other(void **state)
     assert_int_equal(faults.n_ahead, 0);
     check_topic(g, "later", 20, "later/a");
     check_topic(g, "mqtt", 101, "");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_a_setting_that_librdkafka_refuses_is_named(void **state)

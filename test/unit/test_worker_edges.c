@@ -49,12 +49,6 @@ static struct mm_park_info info_of(struct rig *g, uint32_t lane)
     return info;
 }
 
-static void end_rig(struct rig *g)
-{
-    rig_stop_workers(g, 5000);
-    rig_free(g);
-}
-
 /* --- parking, and the disk ----------------------------------------------------------------------
  */
 
@@ -89,7 +83,7 @@ static void test_a_damaged_record_is_not_parked(void **state)
     assert_non_null(strstr(text, id));
     assert_non_null(strstr(text, "the record is damaged in the spool"));
     free(text);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* There is no other record: nothing is parked, as there is nothing to park. */
@@ -114,7 +108,7 @@ static void test_nothing_is_parked_for_a_damaged_record_alone(void **state)
     rig_refuse(g, "heat", GRANTED);
     assert_true(rig_wait_empty(g, RIG_WAIT_MS));
     check_topic(g, "heat", 3, "heat/a");
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The disk does not give the first record of a Kafka topic that is to be parked: all wait, and
@@ -145,7 +139,7 @@ static void test_a_topic_is_parked_when_the_disk_reads_again(void **state)
     assert_int_equal(rig_figures(g).dead_lettered, 0);
     check_topic(g, "heat", 10, "heat/a");
     check_topic(g, "mqtt", 5, "else");
-    end_rig(g);
+    rig_end(g);
 }
 
 /* What an earlier process had counted is counted once, whether that is found when it is parked (it
@@ -168,7 +162,7 @@ static void test_a_repeat_that_is_parked_is_counted_once(void **state)
         assert_int_equal(mm_counter_get(&lane->repeated), 3);
         assert_int_equal(faults.n_repeat, 0);
         check_topic(g, "heat", 10, "heat/a");
-        end_rig(g);
+        rig_end(g);
     }
 }
 
@@ -208,7 +202,7 @@ static void test_a_parked_topic_gets_no_test_message(void **state)
     assert_int_equal(mm_counter_get(&m->producer_restarts), 0);
     check_topic(g, "mqtt", 10, "else");
     check_topic(g, "heat", 5, "heat/a");
-    end_rig(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(dir), 0);
 }
 
@@ -293,7 +287,7 @@ static void test_the_youngest_refused_age_counts(void **state)
         }
         assert_in_range(seen->message[4].time_ms, start_ms - 1200000, now - 1200000);
         free(seen);
-        end_rig(g);
+        rig_end(g);
     }
 }
 
@@ -311,7 +305,7 @@ static void test_who_is_refused_with_an_old_one_goes_on_with_it(void **state)
     assert_int_equal(seen->n, 3);
     check_order(seen);
     free(seen);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* --- clients that hang --------------------------------------------------------------------------
@@ -353,7 +347,7 @@ static void test_reports_that_never_come_make_repeats_of_the_same_id(void **stat
         assert_string_equal(seen->message[10 + i].id, seen->message[20 + i].id);
     }
     free(seen);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The same where drop_oldest has taken the place of what was in flight: that is dropped, as its
@@ -394,7 +388,7 @@ static void test_reports_that_never_come_of_what_lost_its_place(void **state)
     assert_in_range(n_small, 10, 20); /* none was sent twice */
     assert_string_equal(seen->message[seen->n - 1].key, "t");
     free(seen);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The client of one of the workers does not end: all wait for it, and none is lost or forgotten. */
@@ -446,7 +440,7 @@ static void test_a_refused_test_message_is_told(void **state)
     assert_int_equal(rig_figures(g).delivered, 40);
     check_topic(g, "mqtt", 20, "else");
     check_topic(g, "heat", 20, "heat/a");
-    end_rig(g);
+    rig_end(g);
 }
 
 /* A test message that was taken back, as the settings changed before Kafka was there, is sent by
@@ -475,7 +469,7 @@ static void test_a_test_message_is_sent_again(void **state)
     }
     assert_int_equal(n_tests, 1);
     free(seen);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* A stop that has time for the next try of what is parked waits for it. */
@@ -510,7 +504,7 @@ static void test_poison_of_a_parked_topic_is_judged_alone(void **state)
     assert_int_equal(shot.dead_lettered, 1);
     assert_int_equal(shot.delivered, 9);
     check_topic(g, "heat", 9, "heat/a");
-    end_rig(g);
+    rig_end(g);
 }
 
 /* Two Kafka topics are parked and the logs of both cannot be synced: each is copied again, whole
@@ -551,7 +545,7 @@ static void test_two_topics_are_copied_again(void **state)
         assert_int_equal(seen->n, 11 + n_repeated);
         free(seen);
     }
-    end_rig(g);
+    rig_end(g);
     assert_int_equal(scratch_remove(dir), 0);
 }
 
@@ -576,7 +570,7 @@ static void test_a_letter_that_is_not_kept_is_told(void **state)
     snprintf(quoted, sizeof quoted, "\"%.128s\"", topic);
     assert_int_equal(rig_count_lines(g, quoted), 1);
     assert_true(rig_logged(g, "dead_letter_max_bytes is too little to keep it"));
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The disk does not give what is to become a dead letter: it becomes one when it does. */
@@ -599,7 +593,7 @@ static void test_a_letter_that_cannot_be_read_waits(void **state)
     assert_int_equal(rig_figures(g).dead_lettered, 1);
     assert_int_equal(rig_figures(g).delivered, 10);
     check_all_there(g, 1);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* A damaged record is found out when a Kafka topic is to be parked, and its letter cannot be kept:
@@ -622,7 +616,7 @@ static void test_a_damaged_record_waits_for_its_letter(void **state)
     assert_int_equal(rig_figures(g).dead_lettered, 1);
     assert_int_equal(rig_figures(g).delivered, 4);
     check_topic(g, "heat", 4, "heat/a");
-    end_rig(g);
+    rig_end(g);
 }
 
 /* A record that no route takes is damaged when it is to be kept: it is told without what is lost.
@@ -646,7 +640,7 @@ static void test_a_damaged_record_of_no_topic_is_a_letter(void **state)
     assert_int_equal(mm_dead_list(g->dead, &text, &len), 0);
     assert_non_null(strstr(text, "\"kafka_topic\":\"\""));
     free(text);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The client of a parked topic alone does not end: a change of the settings waits for it, and so
@@ -701,7 +695,7 @@ static void test_a_judge_that_dies_is_replaced(void **state)
     assert_int_equal(rig_figures(g).delivered, 30);
     assert_true(mm_counter_get(&m->producer_restarts) >= 1);
     check_all_there(g, 1);
-    end_rig(g);
+    rig_end(g);
 }
 
 /* The settings change while a record that no route takes waits for its letter. */
@@ -724,7 +718,7 @@ static void test_a_record_of_no_topic_outlives_a_change(void **state)
     assert_int_equal(rig_figures(g).dead_lettered, 1);
     assert_int_equal(rig_figures(g).delivered, 5);
     check_topic(g, "mqtt", 5, "else");
-    end_rig(g);
+    rig_end(g);
 }
 
 int main(void)

@@ -90,8 +90,7 @@ static void test_other_routes_without_memory_are_tried_again(void **state)
     check_topic(g, "power", 30, "heat/a");
     check_topic(g, "mqtt", 20, "else");
     check_topic(g, "heat", 0, "");
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The routes change, and there is no descriptor left by which the disk could learn to which routes
@@ -162,8 +161,7 @@ static void test_a_worker_without_memory_goes_on_later(void **state)
     rig_resume(g);
     assert_true(rig_wait_empty(g, RIG_WAIT_MS));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* At the start: the caller is told, and can begin anew. */
@@ -214,8 +212,7 @@ static void test_a_start_without_memory_or_threads_is_told(void **state)
     rig_publish_many(g, 50, 5);
     assert_true(rig_wait_empty(g, RIG_WAIT_MS));
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* A message that there is no memory for stays where it is, and in its place. */
@@ -237,8 +234,7 @@ static void test_a_message_without_memory_waits(void **state)
     assert_true(rig_wait_empty(g, RIG_WAIT_MS));
     assert_int_equal(rig_figures(g).dead_lettered, 0);
     check_all_there(g, 1);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* No new client can be made in the place of one that failed, for suspects or for all: that is told,
@@ -269,8 +265,7 @@ static void test_a_client_that_cannot_be_made_is_tried_again(void **state)
         assert_true(rig_wait_empty(g, RIG_WAIT_MS));
         assert_int_equal(rig_figures(g).dead_lettered, 0);
         check_all_there(g, 1);
-        rig_stop_workers(g, 5000);
-        rig_free(g);
+        rig_end(g);
     }
 }
 
@@ -313,8 +308,7 @@ static void test_what_cannot_be_read_is_dropped_later(void **state)
     snprintf(id, sizeof id, "%s-%llu", mm_spool_uuid(g->spool), (unsigned long long)g->n_appended);
     assert_string_equal(seen->message[seen->n - 1].id, id);
     free(seen);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* The spool is full of what was laid aside a moment ago and is not on the disk there yet: with
@@ -369,8 +363,7 @@ static void test_a_window_that_is_full_goes_on(void **state)
     assert_true(rig_wait_empty(g, 60000));
     assert_int_equal(rig_figures(g).delivered, n);
     assert_int_equal(mm_counter_get(&lane->repeated), 0);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 /* One worker has far more than the other looks at in one go: that one still finds its own behind
@@ -390,8 +383,7 @@ static void test_records_of_others_are_passed(void **state)
     const uint64_t n_second = mm_counter_get(&mm_metrics_worker(g->metrics, 1)->delivered);
     assert_int_equal(n_first + n_second, 25040);
     assert_in_range(n_first < n_second ? n_first : n_second, 1, 39);
-    rig_stop_workers(g, 5000);
-    rig_free(g);
+    rig_end(g);
 }
 
 static void test_nothing_can_be_stopped(void **state)
