@@ -92,7 +92,10 @@ static uint64_t now_ns(clockid_t clock)
     return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
 }
 
-static uint64_t percentile(const uint32_t *counts, uint64_t n, double part)
+/* Appends of this process, which runs one variant, by the ns that each took. */
+static uint32_t counts[MAX_NS + 1];
+
+static uint64_t percentile(uint64_t n, double part)
 {
     uint64_t left = (uint64_t)((double)n * part);
     for (uint64_t ns = 0; ns < MAX_NS; ns++) {
@@ -104,13 +107,102 @@ static uint64_t percentile(const uint32_t *counts, uint64_t n, double part)
     return MAX_NS;
 }
 
-static void run(const struct variant *v, const struct settings *set)
+/* What came of a run. */
+struct result
 {
-    static uint32_t counts[MAX_NS + 1];
-    char dir[4096];
-    char errstr[512];
+    uint64_t n; /* records */
+    uint64_t worst_ns;
+    uint64_t cpu_ns;
+    uint64_t wall_ns;
+    long n_faults; /* of pages */
+    long n_waits;
+    uint64_t n_unprepared; /* segments */
+};
+
+/* When the next record may come: with a rate, waits in turns of a millisecond, as a broker gets its
+ * packets in batches. Returns the time. */
+static uint64_t wait_turn(const struct variant *v, uint64_t begin_ns, uint64_t n)
+{
+    uint64_t start_ns = now_ns(CLOCK_MONOTONIC);
+    uint64_t due_ns = v->rate == 0 ? 0 : begin_ns + n / (v->rate / 1000) * 1000000;
+    if (start_ns < due_ns) {
+        struct timespec t = {.tv_nsec = (long)(due_ns - start_ns)};
+        nanosleep(&t, NULL);
+        start_ns = now_ns(CLOCK_MONOTONIC);
+    }
+    return start_ns;
+}
+
+/* Until the time is over or the log is full. */
+static void append_all(struct mm_spool *s,
+                       const struct variant *v,
+                       uint64_t end_ns,
+                       struct result *out)
+{
     char payload[1024];
     memset(payload, 'x', sizeof payload);
+    struct mm_record r = {.type = MM_RECORD_MESSAGE,
+                          .flags = 1,
+                          .topic = "site/12/line/3/temperature",
+                          .topic_len = 26,
+                          .payload = payload,
+                          .payload_len = v->payload_len};
+    uint64_t begin_ns = now_ns(CLOCK_MONOTONIC);
+    for (;;) {
+        uint64_t start_ns = wait_turn(v, begin_ns, out->n);
+        if (start_ns >= end_ns) {
+            return;
+        }
+        r.time_ms = start_ns / 1000000;
+        int err = mm_spool_append(s, &r);
+        uint64_t took_ns = now_ns(CLOCK_MONOTONIC) - start_ns;
+        if (err != 0) {
+            return;
+        }
+        counts[took_ns < MAX_NS ? took_ns : MAX_NS]++;
+        out->worst_ns = took_ns > out->worst_ns ? took_ns : out->worst_ns;
+        out->n++;
+    }
+}
+
+static void measure(struct mm_spool *s,
+                    const struct variant *v,
+                    const struct settings *set,
+                    struct result *out)
+{
+    struct rusage before;
+    struct rusage after;
+    struct mm_spool_stats stats;
+    memset(out, 0, sizeof *out);
+    getrusage(RUSAGE_THREAD, &before);
+    uint64_t cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t begin_ns = now_ns(CLOCK_MONOTONIC);
+    append_all(s, v, begin_ns + set->seconds * SECOND_NS, out);
+    out->wall_ns = now_ns(CLOCK_MONOTONIC) - begin_ns;
+    out->cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+    getrusage(RUSAGE_THREAD, &after);
+    out->n_faults = after.ru_minflt - before.ru_minflt;
+    out->n_waits = after.ru_nvcsw - before.ru_nvcsw;
+    mm_spool_stats(s, &stats);
+    out->n_unprepared = stats.n_unprepared;
+}
+
+static void print_row(const struct variant *v, const struct result *r)
+{
+    printf("%-7s %5u B %9s %7u %9" PRIu64 " %7" PRIu64
+           " %8.2f %8.2f %9.2f %8.0f %7ld %6ld %6" PRIu64 " %7.0f\n",
+           v->name, v->payload_len, v->rate == 0 ? "flat out" : "20,000/s", v->sync_ms, r->n,
+           percentile(r->n, 0.5), (double)percentile(r->n, 0.999) / 1000,
+           (double)percentile(r->n, 0.9999) / 1000, (double)r->worst_ns / 1000,
+           (double)r->cpu_ns / (double)r->n, r->n_faults, r->n_waits, r->n_unprepared,
+           (double)r->n / ((double)r->wall_ns / 1e9) / 1000);
+    fflush(stdout);
+}
+
+static void run(const struct variant *v, const struct settings *set)
+{
+    char dir[4096];
+    char errstr[512];
     snprintf(dir, sizeof dir, "%s/append.%d", set->dir, (int)getpid());
     sync_delay_ns = v->sync_ms * UINT64_C(1000000);
     struct mm_spool_options opts = {.max_bytes = set->max_bytes,
@@ -122,58 +214,9 @@ static void run(const struct variant *v, const struct settings *set)
         fprintf(stderr, "append: %s\n", errstr);
         exit(1);
     }
-    struct mm_record r = {.type = MM_RECORD_MESSAGE,
-                          .flags = 1,
-                          .topic = "site/12/line/3/temperature",
-                          .topic_len = 26,
-                          .payload = payload,
-                          .payload_len = v->payload_len};
-    uint64_t n = 0;
-    uint64_t worst = 0;
-    struct rusage before;
-    struct rusage after;
-    getrusage(RUSAGE_THREAD, &before);
-    uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID);
-    uint64_t begin = now_ns(CLOCK_MONOTONIC);
-    uint64_t end = begin + set->seconds * SECOND_NS;
-    for (;;) {
-        uint64_t start = now_ns(CLOCK_MONOTONIC);
-        if (v->rate > 0) {
-            /* By waiting in turns of a millisecond, as a broker gets its packets in batches. */
-            uint64_t due = begin + n / (v->rate / 1000) * 1000000;
-            if (start < due) {
-                struct timespec t = {.tv_nsec = (long)(due - start)};
-                nanosleep(&t, NULL);
-                start = now_ns(CLOCK_MONOTONIC);
-            }
-        }
-        if (start >= end) {
-            break;
-        }
-        r.time_ms = start / 1000000;
-        int err = mm_spool_append(s, &r);
-        uint64_t took = now_ns(CLOCK_MONOTONIC) - start;
-        if (err != 0) {
-            break; /* full: the run is over */
-        }
-        counts[took < MAX_NS ? took : MAX_NS]++;
-        worst = took > worst ? took : worst;
-        n++;
-    }
-    uint64_t wall = now_ns(CLOCK_MONOTONIC) - begin;
-    cpu = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
-    getrusage(RUSAGE_THREAD, &after);
-    struct mm_spool_stats stats;
-    mm_spool_stats(s, &stats);
-    printf("%-7s %5u B %9s %7u %9" PRIu64 " %7" PRIu64
-           " %8.2f %8.2f %9.2f %8.0f %7ld %6ld %6" PRIu64 " %7.0f\n",
-           v->name, v->payload_len, v->rate == 0 ? "flat out" : "20,000/s", v->sync_ms, n,
-           percentile(counts, n, 0.5), (double)percentile(counts, n, 0.999) / 1000,
-           (double)percentile(counts, n, 0.9999) / 1000, (double)worst / 1000,
-           (double)cpu / (double)n, after.ru_minflt - before.ru_minflt,
-           after.ru_nvcsw - before.ru_nvcsw, stats.n_unprepared,
-           (double)n / ((double)wall / 1e9) / 1000);
-    fflush(stdout);
+    struct result result;
+    measure(s, v, set, &result);
+    print_row(v, &result);
     mm_spool_close(s);
     char command[4200];
     snprintf(command, sizeof command, "rm -rf '%s'", dir);
