@@ -315,27 +315,46 @@ static void finish(struct snapshot *s, int err, uint64_t begin_ns)
     free(s->data);
 }
 
+/* A sync under way, between begin_sync() and end_sync(). */
+struct under_way
+{
+    struct snapshot snapshot;
+    bool ours;
+    uint64_t begin_ns;
+};
+
+/* The bytes of a file, or all of it if len is 0, are about to be synced. Takes the lock. */
+static void begin_sync(struct under_way *u, const char *path, off_t at, off_t len)
+{
+    pthread_mutex_lock(&lock);
+    u->ours = take(&u->snapshot, path, at, len);
+    u->begin_ns = now_ns();
+}
+
+/* What the real call returned is returned again, with its errno. Gives the lock back. */
+static int end_sync(struct under_way *u, int err)
+{
+    int reason = errno;
+    if (u->ours) {
+        finish(&u->snapshot, err, u->begin_ns);
+    }
+    pthread_mutex_unlock(&lock);
+    errno = reason;
+    return err;
+}
+
 /* --- in front of libc ---------------------------------------------------------------------------
  */
 
 static int sync_fd(int fd, sync_fn real)
 {
     char path[PATH_LEN];
-    struct snapshot s;
+    struct under_way u;
     if (watched == NULL || !path_of_fd(fd, path)) {
         return real(fd);
     }
-    pthread_mutex_lock(&lock);
-    bool ours = take(&s, path, 0, 0);
-    uint64_t begin_ns = now_ns();
-    int err = real(fd);
-    int reason = errno;
-    if (ours) {
-        finish(&s, err, begin_ns);
-    }
-    pthread_mutex_unlock(&lock);
-    errno = reason;
-    return err;
+    begin_sync(&u, path, 0, 0);
+    return end_sync(&u, real(fd));
 }
 
 EXPORT int fdatasync(int fd)
@@ -352,21 +371,12 @@ EXPORT int msync(void *addr, size_t len, int flags)
 {
     char path[PATH_LEN];
     off_t at;
-    struct snapshot s;
+    struct under_way u;
     if (watched == NULL || (flags & MS_SYNC) == 0 || len == 0 || !path_at(addr, path, &at)) {
         return real_msync(addr, len, flags);
     }
-    pthread_mutex_lock(&lock);
-    bool ours = take(&s, path, at, (off_t)len);
-    uint64_t begin_ns = now_ns();
-    int err = real_msync(addr, len, flags);
-    int reason = errno;
-    if (ours) {
-        finish(&s, err, begin_ns);
-    }
-    pthread_mutex_unlock(&lock);
-    errno = reason;
-    return err;
+    begin_sync(&u, path, at, (off_t)len);
+    return end_sync(&u, real_msync(addr, len, flags));
 }
 
 /* The bytes that are safe stay so under the new name. */
