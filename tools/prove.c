@@ -32,7 +32,6 @@
 #define IDLE_TIMEOUT_MS 20000  /* nothing has come from Kafka, and something is missing */
 #define BROKEN_TIMEOUT_MS 5000 /* the same, when something is known to be lost */
 #define LAST_LOOK_MS 2000      /* for repeats, behind the last message */
-#define READ_MS 20
 #define HANG_UP_MS 5000 /* until the last publisher knows that the broker is gone */
 #define GRACE_MS 1000   /* by which a sync may be late, on a machine that has other things to do */
 #define LINGER_MS 5     /* what the plugin has if nothing is said */
@@ -258,7 +257,7 @@ static bool look(struct prove *p)
     if (p->grace != NULL) {
         prove_grace_note(p->grace, p->load);
     }
-    return prove_check_read(p->check, READ_MS, p->why, sizeof p->why) &&
+    return prove_check_read(p->check, p->why, sizeof p->why) &&
            !prove_broker_ended(&p->broker, p->why, sizeof p->why);
 }
 
@@ -358,7 +357,7 @@ static bool end_in_order(struct prove *p)
     }
     uint64_t end_ns = mm_clock_monotonic_ns() + LAST_LOOK_MS * NS_PER_MS;
     while (mm_clock_monotonic_ns() < end_ns) {
-        if (!prove_check_read(p->check, READ_MS, p->why, sizeof p->why)) {
+        if (!prove_check_read(p->check, p->why, sizeof p->why)) {
             return false;
         }
     }

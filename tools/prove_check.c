@@ -10,6 +10,7 @@
 #define UUID_LEN 36
 #define PARTITIONS 3
 #define BATCH 1000
+#define READ_MS 20
 
 /* A set of numbers that begins at 0 and has few gaps. */
 struct bits
@@ -208,10 +209,10 @@ static void take_record(struct prove_check *c, const rd_kafka_message_t *m)
     take_message(c, m, client, n);
 }
 
-bool prove_check_read(struct prove_check *c, uint32_t timeout_ms, char *why, size_t why_len)
+bool prove_check_read(struct prove_check *c, char *why, size_t why_len)
 {
     rd_kafka_message_t *messages[BATCH];
-    ssize_t n = rd_kafka_consume_batch_queue(c->queue, (int)timeout_ms, messages, BATCH);
+    ssize_t n = rd_kafka_consume_batch_queue(c->queue, READ_MS, messages, BATCH);
     for (ssize_t i = 0; i < n; i++) {
         if (messages[i]->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
             take_record(c, messages[i]);

@@ -36,9 +36,9 @@ bool prove_check_open(struct kafka_ask *ask,
                       char *why,
                       size_t why_len);
 
-/* Read what is there; wait for it, timeout_ms at most. False: it cannot be read, or there is no
- * memory; why has the reason. */
-bool prove_check_read(struct prove_check *c, uint32_t timeout_ms, char *why, size_t why_len);
+/* Read what is there, and wait for it for some milliseconds. False: there is no memory, and why
+ * says so. */
+bool prove_check_read(struct prove_check *c, char *why, size_t why_len);
 
 void prove_check_figures(const struct prove_check *c, struct prove_check_figures *out);
 
