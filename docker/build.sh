@@ -23,7 +23,7 @@ suite=trixie tag='' stand_in=no storage=$root/build/image rootfs=''
 while [ $# -gt 0 ]; do
     case $1 in
         --suite | --tag | --storage | --rootfs)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            need_value "$@"
             case $1 in
                 --suite) suite=$2 ;;
                 --tag) tag=$2 ;;
@@ -33,11 +33,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --stand-in) stand_in=yes ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) other_argument "$1" ;;
     esac
     shift
 done

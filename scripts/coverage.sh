@@ -30,11 +30,7 @@ while [ $# -gt 0 ]; do
             least=$2
             shift
             ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) other_argument "$1" ;;
     esac
     shift
 done

@@ -18,11 +18,7 @@ keep=no
 case ${1:-} in
     '') ;;
     --keep) keep=yes ;;
-    -h | --help)
-        print_help
-        exit 0
-        ;;
-    *) die "unknown option \"$1\"; --help shows them" ;;
+    *) other_argument "$1" ;;
 esac
 
 pids=()

@@ -12,11 +12,7 @@ set -euo pipefail
 
 case ${1:-} in
     '') ;;
-    -h | --help)
-        print_help
-        exit 0
-        ;;
-    *) die "unknown option \"$1\"; --help shows them" ;;
+    *) other_argument "$1" ;;
 esac
 
 package='' version='' sha256='' librdkafka=''

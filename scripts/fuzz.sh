@@ -31,11 +31,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --corpus) keep=yes ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
-        -*) die "unknown option \"$1\"; --help shows them" ;;
+        -*) other_argument "$1" ;;
         *)
             [ -f "$root/test/fuzz/fuzz_$1.c" ] || die "there is no target \"$1\" in test/fuzz"
             targets+=("$1")

@@ -36,6 +36,22 @@ print_help() {
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
 }
 
+# need_value NAME VALUE...: of what is left, the first is an option, and its value stands behind it.
+need_value() {
+    [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+}
+
+# other_argument ARGUMENT: one that is none of the script's own: --help, or a mistake.
+other_argument() {
+    case $1 in
+        -h | --help)
+            print_help
+            exit 0
+            ;;
+        *) die "unknown option \"$1\"; --help shows them" ;;
+    esac
+}
+
 # take_argument NAME ARGUMENT...: the first of what is left, as the scripts that run pytest share it: --NAME VALUE, which
 # goes to the variable NAME, -k and all behind --, which go to pytest_args, and --help. n_taken: of how many it consists.
 take_argument() {
@@ -44,20 +60,16 @@ take_argument() {
     n_taken=1
     case $1 in
         "--$name" | -k)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            need_value "$@"
             if [ "$1" = -k ]; then pytest_args+=(-k "$2"); else printf -v "$name" %s "$2"; fi
             n_taken=2
             ;;
         "--$name="*) printf -v "$name" %s "${1#*=}" ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
         --)
             n_taken=$#
             pytest_args+=("${@:2}")
             ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) other_argument "$1" ;;
     esac
 }
 

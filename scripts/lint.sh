@@ -9,11 +9,7 @@ set -euo pipefail
 
 case ${1:-} in
     '') ;;
-    -h | --help)
-        print_help
-        exit 0
-        ;;
-    *) die "unknown option \"$1\"; --help shows them" ;;
+    *) other_argument "$1" ;;
 esac
 
 install_packages "${packages_build[@]}" "${packages_unit[@]}" "${packages_lint[@]}"

@@ -25,19 +25,17 @@ readonly oldest=bookworm # which everything later has to take the plugin of
 suite=bookworm,trixie,sid plugin=both prepare_only=no go_on=no
 pytest_args=()
 while [ $# -gt 0 ]; do
-    if [ "$1" = --plugin ]; then
-        [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
-        plugin=$2
-        n_taken=2
-    elif [ "$1" = --prepare ]; then
-        prepare_only=yes
-        n_taken=1
-    elif [ "$1" = --continue ]; then
-        go_on=yes
-        n_taken=1
-    else
-        take_argument suite "$@"
-    fi
+    n_taken=1
+    case $1 in
+        --plugin)
+            need_value "$@"
+            plugin=$2
+            n_taken=2
+            ;;
+        --prepare) prepare_only=yes ;;
+        --continue) go_on=yes ;;
+        *) take_argument suite "$@" ;;
+    esac
     shift "$n_taken"
 done
 IFS=, read -r -a suites <<<"$suite"

@@ -21,16 +21,12 @@ suite=bookworm deb='' reproducible=no
 while [ $# -gt 0 ]; do
     case $1 in
         --suite | --deb)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            need_value "$@"
             if [ "$1" = --suite ]; then suite=$2; else deb=$(realpath "$2"); fi
             shift
             ;;
         --reproducible) reproducible=yes ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) other_argument "$1" ;;
     esac
     shift
 done

@@ -17,15 +17,11 @@ output=$root/build/packages
 while [ $# -gt 0 ]; do
     case $1 in
         --output)
-            [ $# -ge 2 ] || die "$1 needs a value; --help shows how"
+            need_value "$@"
             output=$(realpath -m "$2")
             shift
             ;;
-        -h | --help)
-            print_help
-            exit 0
-            ;;
-        *) die "unknown option \"$1\"; --help shows them" ;;
+        *) other_argument "$1" ;;
     esac
     shift
 done

@@ -23,8 +23,8 @@ preset=release
 unit=yes
 integration=yes
 pytest_args=()
-n_taken=1
 while [ $# -gt 0 ]; do
+    n_taken=1
     case $1 in
         --unit) integration=no ;;
         --integration) unit=no ;;
@@ -32,7 +32,6 @@ while [ $# -gt 0 ]; do
         *) take_argument preset "$@" ;;
     esac
     shift "$n_taken"
-    n_taken=1
 done
 case $preset in
     release | bundled | debug | asan | tsan) ;;
