@@ -748,6 +748,5 @@ int main(void)
         cmocka_unit_test(test_a_damaged_record_of_no_topic_is_a_letter),
         cmocka_unit_test(test_the_client_of_a_parked_topic_hangs),
     };
-    cmocka_set_test_filter(getenv("CMOCKA_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

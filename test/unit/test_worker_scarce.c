@@ -410,6 +410,5 @@ int main(void)
         cmocka_unit_test(test_records_of_others_are_passed),
         cmocka_unit_test(test_nothing_can_be_stopped),
     };
-    cmocka_set_test_filter(getenv("CMOCKA_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
