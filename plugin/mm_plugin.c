@@ -39,8 +39,6 @@
 /* A publish in so many is timed, for the histogram of the callback. A power of two. */
 #define TIMED_EVERY 64
 
-#define DEAD_LETTER_BYTES (UINT64_C(16) * 1024 * 1024)
-
 /* The stop: at most DRAIN_MS to deliver what is left, and the rest for the Kafka client to end. */
 #define DRAIN_MS 5000
 /* With nobody to deliver to, and nothing to be lost by not trying. */
@@ -355,8 +353,7 @@ static int on_tick(int event, void *event_data, void *userdata)
 }
 
 /* MOSQ_EVT_RELOAD: the broker gives no options here; config_file has them. What comes of it is not
- * waited for. Any other answer than SUCCESS would make 2.0
- * drop its ACL file and 2.1 stop. */
+ * waited for. Any other answer than SUCCESS would make 2.0 drop its ACL file and 2.1 stop. */
 static int on_reload(int event, void *event_data, void *userdata)
 {
     (void)event;
