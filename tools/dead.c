@@ -1,5 +1,6 @@
 #include "dead.h"
 
+#include "arguments.h"
 #include "idset.h"
 #include "letters.h"
 #include "mm_config.h"
@@ -9,7 +10,6 @@
 #include "redrive.h"
 #include "redriven.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,15 +217,7 @@ static bool take_format(struct arguments *args, const char *value)
 
 static bool take_timeout(struct arguments *args, const char *value)
 {
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(value, &end, 10);
-    if (errno != 0 || value[0] < '0' || value[0] > '9' || *end != '\0' || n == 0 ||
-        n > TIMEOUT_MAX_S) {
-        return complain(value, "expected --timeout 1 to 86400 seconds");
-    }
-    args->redrive.timeout_s = (uint32_t)n;
-    return true;
+    return argument_number("timeout", value, 1, TIMEOUT_MAX_S, &args->redrive.timeout_s);
 }
 
 static bool take_kafka(struct arguments *args, const char *value)

@@ -1,6 +1,7 @@
 #include "health.h"
 
 #include "arguments.h"
+#include "mm_clock.h"
 #include "mm_text.h"
 #include "settings.h"
 
@@ -11,10 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 const char health_help[] =
@@ -72,12 +71,6 @@ static bool read_args(int argc, char **argv, struct health_args *args)
     return optind >= argc - 1;
 }
 
-static const char *read_environment(void *arg, const char *name)
-{
-    (void)arg;
-    return getenv(name);
-}
-
 /* Where to ask, as the settings have it. False: a line has said why it is not known. */
 static bool find_target(const char *file, char *address, size_t address_len, uint16_t *port)
 {
@@ -88,7 +81,7 @@ static bool find_target(const char *file, char *address, size_t address_len, uin
         (void)settings_load(file, &opts, &findings, &settings);
     } else {
         const struct mm_config_source source = {
-            .getenv = read_environment,
+            .getenv = settings_variable,
             .report = findings_report,
             .report_arg = &findings,
         };
@@ -115,9 +108,7 @@ static bool find_target(const char *file, char *address, size_t address_len, uin
 
 static int64_t now_ms(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)(mm_clock_monotonic_ns() / 1000000);
 }
 
 /* Wait until the socket is ready for it. errno says why not. */

@@ -6,6 +6,7 @@
 #include "prove.h"
 
 #include "human.h"
+#include "interrupt.h"
 #include "kafka_ask.h"
 #include "mm_clock.h"
 #include "mm_inspect.h"
@@ -19,7 +20,6 @@
 #include "settings.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,9 +32,9 @@
 #define IDLE_TIMEOUT_MS 20000  /* nothing has come from Kafka, and something is missing */
 #define BROKEN_TIMEOUT_MS 5000 /* the same, when something is known to be lost */
 #define LAST_LOOK_MS 2000      /* for repeats, behind the last message */
-#define HANG_UP_MS 5000 /* until the last publisher knows that the broker is gone */
-#define GRACE_MS 1000   /* by which a sync may be late, on a machine that has other things to do */
-#define LINGER_MS 5     /* what the plugin has if nothing is said */
+#define HANG_UP_MS 5000        /* until the last publisher knows that the broker is gone */
+#define GRACE_MS 1000 /* by which a sync may be late, on a machine that has other things to do */
+#define LINGER_MS 5   /* what the plugin has if nothing is said */
 #define LINGER_MAX_MS 1000 /* what it takes */
 #define NOBODY "127.0.0.1:1"
 
@@ -99,14 +99,6 @@ struct prove
     uint64_t n_unanswered; /* messages that were never acknowledged */
     char why[512];         /* it could not be found out */
 };
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
 
 /* --- the run ------------------------------------------------------------------------------------
  */
@@ -273,7 +265,7 @@ static bool is_broken(const struct prove *p)
 static bool trouble(struct prove *p)
 {
     uint64_t end_ns = p->begin_ns + p->args->seconds * UINT64_C(1000000000);
-    while (mm_clock_monotonic_ns() < end_ns && !interrupted && !is_broken(p)) {
+    while (mm_clock_monotonic_ns() < end_ns && !interrupt_came() && !is_broken(p)) {
         if (!look(p) || (mm_clock_monotonic_ns() >= p->act_ns && !act(p))) {
             return false;
         }
@@ -604,13 +596,6 @@ static void clean_up(struct prove *p, bool good)
     }
 }
 
-static void watch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 int run_prove(int argc, char **argv)
 {
     struct prove_args args;
@@ -637,7 +622,7 @@ int run_prove(int argc, char **argv)
     } else {
         snprintf(p->topic, sizeof p->topic, "metamorphosis-prove-%08" PRIx32, p->load_options.run);
     }
-    watch_signals();
+    interrupt_catch();
     bool good = prepare(p);
     if (good) {
         good = prove(p);

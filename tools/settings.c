@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *read_environment(void *arg, const char *name)
+const char *settings_variable(void *arg, const char *name)
 {
     (void)arg;
     return getenv(name);
@@ -97,7 +97,7 @@ static void make(const char *as_given,
         .options = s->plugin != NULL ? s->plugin->options : &file,
         .places = s->plugin != NULL ? s->plugin->places : NULL,
         .n_options = s->plugin != NULL ? s->plugin->n_options : 1,
-        .getenv = opts->environment ? read_environment : NULL,
+        .getenv = opts->environment ? settings_variable : NULL,
         .report = findings_report,
         .report_arg = findings,
         .judge = mm_kafka_judge,

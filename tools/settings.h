@@ -40,6 +40,9 @@ struct settings
     size_t n_options;
 };
 
+/* The getenv of a struct mm_config_source: this process's. arg is not looked at. */
+const char *settings_variable(void *arg, const char *name);
+
 /* Load a file. Every mistake is added to the findings. False: the file could not be read, which is
  * among them too. settings_free() takes what *out owns, in any case. */
 bool settings_load(const char *path,
