@@ -7,7 +7,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 struct letters
 {
@@ -25,12 +25,6 @@ static void on_damage(void *arg, const struct mm_inspect_damage *d)
             d->file[0] == '\0' ? "" : "/", d->file, d->text);
 }
 
-static bool is_directory(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
 /* Letters below this number were let go of. */
 static uint64_t first_held(const struct mm_inspect_info *info)
 {
@@ -42,13 +36,13 @@ static uint64_t first_held(const struct mm_inspect_info *info)
     return first;
 }
 
-/* A spool has its dead letters below it. */
+/* A spool has its dead letters below it; what is there and is no directory is told. */
 static bool open_log(struct letters *l, const char *dir)
 {
     char below[PATH_MAX];
     char errstr[PATH_MAX + 256];
     int len = snprintf(below, sizeof below, "%s/dead", dir);
-    bool is_spool = len > 0 && (size_t)len < sizeof below && is_directory(below);
+    bool is_spool = len > 0 && (size_t)len < sizeof below && access(below, F_OK) == 0;
     if (mm_inspect_open(is_spool ? below : dir, &l->in, errstr, sizeof errstr) != 0) {
         fprintf(stderr, "metamorphosis: %s\n", errstr);
         return false;

@@ -357,6 +357,9 @@ def test_tells_what_is_no_directory(name: str, tmp_path: Path) -> None:
         outcome = tool("spool", command, tmp_path)
         assert outcome.code == 1, command
         assert f"{tmp_path / name}" in outcome.err, command
+    letters = tool("dead", "ls", tmp_path)
+    assert letters.code == (1 if name == "dead" else 0)
+    assert ("cannot be opened as a directory" in letters.err) == (name == "dead")
 
 
 @pytest.mark.parametrize(
