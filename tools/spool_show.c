@@ -180,6 +180,8 @@ static const struct slot slots[] = {
     {"kafka_errors", NULL, MM_SLOT_KAFKA_ERRORS},
     {"producer_restarts", NULL, MM_SLOT_PRODUCER_RESTARTS},
     {"test_messages", NULL, MM_SLOT_TEST_MESSAGES},
+    {"dead_letter_copies", NULL, MM_SLOT_DEAD_COPIES},
+    {"dead_letter_copies_failed", NULL, MM_SLOT_DEAD_COPIES_FAILED},
 };
 
 #define N_SLOTS (sizeof slots / sizeof slots[0])
@@ -300,8 +302,9 @@ static void print_counters(const struct mm_layout_state *state)
         if (value == 0 && s->reason != NULL) {
             continue;
         }
-        printf("    %-18s %-16s %18s\n", s->name, s->reason == NULL ? "" : s->reason,
-               bytes ? human_bytes(value, n) : human_count(value, n));
+        char label[64];
+        snprintf(label, sizeof label, "%-18s %s", s->name, s->reason == NULL ? "" : s->reason);
+        printf("    %-35s %18s\n", label, bytes ? human_bytes(value, n) : human_count(value, n));
     }
 }
 

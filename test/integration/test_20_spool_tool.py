@@ -62,6 +62,8 @@ def test_shows_a_spool_in_use(make_broker: MakeBroker, tmp_path: Path, kafka_por
         return bool(counters["received"] == {"qos0": 0, "qos1": 200, "qos2": 0})
 
     wait_until(counted, 10, "STATE has the counters")
+    counters = good("spool", "stat", "--json", spool).document["counters"]
+    assert (counters["dead_letter_copies"], counters["dead_letter_copies_failed"]) == (0, 0)
 
     for directory in (spool, Path(shutil.copytree(spool, tmp_path / "copy"))):
         in_use = directory == spool
