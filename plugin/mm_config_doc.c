@@ -259,11 +259,10 @@ void mm_config_describe(const struct mm_config *config, char *dst, size_t dst_le
 
 /* --- what differs --- */
 
-/* Is the field of a type a text, or else a number? */
+/* Is the field of a type that is shown a text, or else a number? */
 static bool is_text(enum mm_option_type type)
 {
-    return type == MM_TYPE_FILTERS || type == MM_TYPE_BROKERS || type == MM_TYPE_KAFKA_TOPIC ||
-           type == MM_TYPE_PATH || type == MM_TYPE_ADDRESS;
+    return shows[type] == show_text || shows[type] == show_secret;
 }
 
 static bool differs(const struct mm_config *a,
