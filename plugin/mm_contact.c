@@ -5,6 +5,7 @@
 #include "mm_gate.h"
 #include "mm_log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -83,9 +84,8 @@ static void tell(struct mm_contact *w,
     const char *remedy = mm_trouble_remedy(trouble);
     if (!mm_trouble_needs_mending(trouble)) {
         mm_log_write(w->opts.log, quiet ? MM_LOG_DEBUG : MM_LOG_WARN,
-                     "Kafka: %s%s%s (%s; %llu more since the last such line)", what,
-                     remedy[0] != '\0' ? "; " : "", remedy, event->error,
-                     (unsigned long long)n_held);
+                     "Kafka: %s%s%s (%s; %" PRIu64 " more since the last such line)", what,
+                     remedy[0] != '\0' ? "; " : "", remedy, event->error, n_held);
         return;
     }
     char pause[64] = "";

@@ -20,6 +20,7 @@
 #include "mm_thread.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -459,8 +460,9 @@ static void on_accept_failed(struct mm_http *h, int reason, uint64_t now_ns)
     if (mm_log_allowed(&h->accept_limit, now_ns, LINE_INTERVAL_NS, &n_held)) {
         char text[128];
         mm_log_write(h->log, MM_LOG_WARN,
-                     "HTTP: no connection can be accepted: %s (%llu more since the last such line)",
-                     strerror_r(reason, text, sizeof text), (unsigned long long)n_held);
+                     "HTTP: no connection can be accepted: %s (%" PRIu64
+                     " more since the last such line)",
+                     strerror_r(reason, text, sizeof text), n_held);
     }
 }
 
@@ -567,8 +569,8 @@ __attribute__((format(printf, 2, 0))) static void on_library_log(void *cls,
     char text[256];
     if (vsnprintf(text, sizeof text, fmt, args) >= 0) {
         text[strcspn(text, "\n")] = '\0';
-        mm_log_write(h->log, MM_LOG_DEBUG, "HTTP: %s (%llu more since the last such line)", text,
-                     (unsigned long long)n_held);
+        mm_log_write(h->log, MM_LOG_DEBUG, "HTTP: %s (%" PRIu64 " more since the last such line)",
+                     text, n_held);
     }
 }
 
@@ -591,11 +593,10 @@ static int start_daemon(struct mm_http *h)
         {MHD_OPTION_END, 0, NULL},
     };
     /* The logger comes first, so that it hears of the others. */
-    h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0,
-                                 NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER,
-                                 on_library_log, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-                                 MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY,
-                                 limits, MHD_OPTION_END);
+    h->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
+        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        h, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY, limits, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         h->daemon == NULL ? NULL : MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     if (info == NULL) {

@@ -9,6 +9,7 @@
 #include "mm_security.h"
 #include "mm_text.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -387,7 +388,7 @@ static int set_queue_size(struct build *b, bool loose)
     uint64_t least = 2 * (uint64_t)config->max_message_bytes / 1024 + 1;
     kbytes = kbytes < least ? least : kbytes;
     char value[24];
-    snprintf(value, sizeof value, "%llu", (unsigned long long)kbytes);
+    snprintf(value, sizeof value, "%" PRIu64, kbytes);
     int err = set_own(b, "queue.buffering.max.kbytes", value);
     if (err == 0) {
         uint32_t messages = MAX_QUEUE_MESSAGES / n;

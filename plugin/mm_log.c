@@ -2,6 +2,7 @@
 
 #include "mm_error.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -105,8 +106,8 @@ void mm_log_write(struct mm_log *log, enum mm_log_level level, const char *fmt, 
     pthread_mutex_lock(&log->lock);
     if (log->n_lost > 0 && log->n_lines + 2 <= MM_LOG_LINES) {
         struct line *line = push(log, MM_LOG_WARN);
-        snprintf(line->text, sizeof line->text, "%llu log lines were lost: too many at once",
-                 (unsigned long long)log->n_lost);
+        snprintf(line->text, sizeof line->text, "%" PRIu64 " log lines were lost: too many at once",
+                 log->n_lost);
         log->n_lost = 0;
     }
     if (log->n_lost == 0 && log->n_lines < MM_LOG_LINES) {

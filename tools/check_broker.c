@@ -3,6 +3,7 @@
 #include "mm_text.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,9 +67,10 @@ static void check_sizes(const struct settings *s, struct findings *f)
     const uint64_t most = settings_best(s)->max_message_bytes;
     if (limit > most) {
         findings_add(f, MM_LOG_WARN, conf->max_packet_size.place,
-                     "max_packet_size %s lets in messages that are larger than the %llu bytes that "
+                     "max_packet_size %s lets in messages that are larger than the %" PRIu64
+                     " bytes that "
                      "go to Kafka (max_message_bytes): they become dead letters",
-                     conf->max_packet_size.text, (unsigned long long)most);
+                     conf->max_packet_size.text, most);
     }
 }
 

@@ -7,6 +7,7 @@
 #include "mm_route.h"
 #include "mm_template.h"
 
+#include <inttypes.h>
 #include <librdkafka/rdkafka.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,17 +185,18 @@ static void check_topic_settings(struct asker *a, const struct topic *topic, int
     }
     if (found.max_message_bytes > 0 && found.max_message_bytes < most) {
         findings_add(a->f, MM_LOG_WARN, topic->place,
-                     "option %s: Kafka topic \"%s\" takes messages of %llu bytes at most "
-                     "(max.message.bytes), max_message_bytes allows %llu: larger ones become "
+                     "option %s: Kafka topic \"%s\" takes messages of %" PRIu64
+                     " bytes at most "
+                     "(max.message.bytes), max_message_bytes allows %" PRIu64
+                     ": larger ones become "
                      "dead letters",
-                     topic->option, topic->name, (unsigned long long)found.max_message_bytes,
-                     (unsigned long long)most);
+                     topic->option, topic->name, found.max_message_bytes, most);
     }
     if (n_replicas > 0 && found.min_insync > (uint64_t)n_replicas) {
         findings_add(a->f, MM_LOG_ERROR, topic->place,
                      "option %s: Kafka topic \"%s\" takes no message: it has %d replicas, and "
-                     "min.insync.replicas is %llu",
-                     topic->option, topic->name, n_replicas, (unsigned long long)found.min_insync);
+                     "min.insync.replicas is %" PRIu64,
+                     topic->option, topic->name, n_replicas, found.min_insync);
     }
 }
 

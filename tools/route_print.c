@@ -6,6 +6,7 @@
 #include "mm_text.h"
 #include "route_args.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -93,8 +94,8 @@ void route_print(const struct route_args *args, const struct route_result *r)
     printf("%-13s%s, %s\n", "value", mm_route_format_name(r->way.route->format),
            human_bytes(r->message.value_len, size));
     print_headers(&r->message);
-    printf("%-13s%llu bytes at most, max_message_bytes is %u%s\n", "size",
-           (unsigned long long)r->size, r->config->max_message_bytes,
+    printf("%-13s%" PRIu64 " bytes at most, max_message_bytes is %u%s\n", "size", r->size,
+           r->config->max_message_bytes,
            !r->too_large ? ""
            : r->config->when_too_large == MM_WHEN_TOO_LARGE_REJECT
                ? ": too large, it is refused (when_too_large reject)"
@@ -178,9 +179,8 @@ void route_print_json(const struct route_args *args, const struct route_result *
     printf(",\"taken\":%s", r->taken ? "true" : "false");
     if (r->taken) {
         json_route(r);
-        printf(",\"size\":%llu,\"max_message_bytes\":%u,\"too_large\":%s",
-               (unsigned long long)r->size, r->config->max_message_bytes,
-               r->too_large ? "true" : "false");
+        printf(",\"size\":%" PRIu64 ",\"max_message_bytes\":%u,\"too_large\":%s", r->size,
+               r->config->max_message_bytes, r->too_large ? "true" : "false");
     }
     if (r->taken && r->way.error == NULL) {
         json_message(r);
