@@ -115,7 +115,7 @@ enum mm_record_tag {
     MM_TAG_RESPONSE_TOPIC = 10,   /* text */
     MM_TAG_CORRELATION_DATA = 11, /* bytes */
     MM_TAG_PAYLOAD_FORMAT = 12,   /* 1 byte: 0 bytes, 1 UTF-8 */
-    MM_TAG_USER_PROPERTY = 13,    /* any number: length of the name (2 bytes), name, value */
+    MM_TAG_USER_PROPERTY = 13,    /* any number: struct mm_prop_pair */
 };
 
 #define MM_PROP_HEADER_LEN 6
@@ -125,8 +125,23 @@ enum mm_record_tag {
 uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len);
 uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value);
 
-/* The beginning of an item whose len bytes the caller writes behind it: returns their place. */
-uint8_t *mm_prop_put_header(uint8_t *dst, uint16_t tag, uint32_t len);
+/* A user property. Its item holds the length of the name (2 bytes, little-endian), name, value. */
+struct mm_prop_pair
+{
+    const char *name;
+    size_t name_len; /* at most UINT16_MAX */
+    const char *value;
+    size_t value_len;
+};
+
+/* Bytes of the item behind its header. */
+size_t mm_prop_pair_len(const struct mm_prop_pair *pair);
+
+/* Add a user property at dst; returns the byte behind. */
+uint8_t *mm_prop_put_pair(uint8_t *dst, const struct mm_prop_pair *pair);
+
+/* Take the bytes of a user property apart; the texts point into data. False: it is damaged. */
+bool mm_prop_split_pair(const uint8_t *data, uint32_t len, struct mm_prop_pair *out);
 
 /* The first item with this tag: NULL when there is none before the end, or before an item that does
  * not fit. */

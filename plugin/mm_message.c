@@ -187,25 +187,14 @@ static void add_property(struct maker *mk, const char *name, uint16_t tag)
     }
 }
 
-/* The parts of a user property. False: it is damaged. */
-static bool split_user(const uint8_t *data,
+/* Does the user property that stands in these bytes become a header? */
+static bool takes_user(const struct mm_headers *headers,
+                       const uint8_t *data,
                        uint32_t len,
-                       const char **name,
-                       size_t *name_len,
-                       const uint8_t **value,
-                       size_t *value_len)
+                       struct mm_prop_pair *out)
 {
-    if (len < 2) {
-        return false;
-    }
-    *name_len = (size_t)data[0] | (size_t)data[1] << 8;
-    if (*name_len > len - 2) {
-        return false;
-    }
-    *name = (const char *)data + 2;
-    *value = data + 2 + *name_len;
-    *value_len = len - 2 - *name_len;
-    return true;
+    return mm_prop_split_pair(data, len, out) &&
+           mm_headers_takes(headers, out->name, out->name_len);
 }
 
 static bool is_trace(const char *name, size_t len)
@@ -215,21 +204,17 @@ static bool is_trace(const char *name, size_t len)
 }
 
 /* One user property, under its name. */
-static void add_user(struct maker *mk,
-                     const char *name,
-                     size_t name_len,
-                     const uint8_t *value,
-                     size_t value_len)
+static void add_user(struct maker *mk, const struct mm_prop_pair *pair)
 {
     char *start = mk->at;
-    if (!is_trace(name, name_len)) {
+    if (!is_trace(pair->name, pair->name_len)) {
         memcpy(mk->at, USER_PREFIX, strlen(USER_PREFIX));
         mk->at += strlen(USER_PREFIX);
     }
-    memcpy(mk->at, name, name_len);
-    mk->at[name_len] = '\0';
-    mk->at += name_len + 1;
-    add_header(mk, start, value, value_len);
+    memcpy(mk->at, pair->name, pair->name_len);
+    mk->at[pair->name_len] = '\0';
+    mk->at += pair->name_len + 1;
+    add_header(mk, start, pair->value, pair->value_len);
 }
 
 static void add_users(struct maker *mk, const struct mm_headers *headers)
@@ -240,14 +225,10 @@ static void add_users(struct maker *mk, const struct mm_headers *headers)
     uint32_t len;
     uint64_t n = 0;
     while (mm_prop_next(mk->rec->props, mk->rec->props_len, &offset, &tag, &data, &len)) {
-        const char *name;
-        size_t name_len;
-        const uint8_t *value;
-        size_t value_len;
-        if (tag == MM_TAG_USER_PROPERTY &&
-            split_user(data, len, &name, &name_len, &value, &value_len) &&
-            mm_headers_takes(headers, name, name_len) && n++ < MM_MESSAGE_USER_MAX) {
-            add_user(mk, name, name_len, value, value_len);
+        struct mm_prop_pair pair;
+        if (tag == MM_TAG_USER_PROPERTY && takes_user(headers, data, len, &pair) &&
+            n++ < MM_MESSAGE_USER_MAX) {
+            add_user(mk, &pair);
         }
     }
     if (n > MM_MESSAGE_USER_MAX) {
@@ -456,14 +437,9 @@ static uint64_t size_of_property(const struct mm_headers *headers,
                                  uint32_t len)
 {
     unsigned fields = mm_headers_fields(headers);
-    const char *name;
-    size_t name_len;
-    const uint8_t *value;
-    size_t value_len;
     if (tag == MM_TAG_USER_PROPERTY) {
-        bool taken = (fields & MM_HEADERS_USER) != 0 &&
-                     split_user(data, len, &name, &name_len, &value, &value_len) &&
-                     mm_headers_takes(headers, name, name_len);
+        struct mm_prop_pair pair;
+        bool taken = (fields & MM_HEADERS_USER) != 0 && takes_user(headers, data, len, &pair);
         return taken ? sizeof USER_PREFIX + len + HEADER_OVERHEAD : 0;
     }
     for (size_t i = 0; i < N_ITEMS; i++) {

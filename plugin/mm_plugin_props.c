@@ -93,29 +93,15 @@ static int add_text(struct mm_plugin_props *p, uint16_t tag, const char *text)
     return text == NULL ? 0 : add(p, tag, text, strlen(text));
 }
 
-static uint8_t *put_bytes(uint8_t *at, const void *src, size_t len)
-{
-    memcpy(at, src, len);
-    return at + len;
-}
-
-/* Length of the name, name, value. */
 static int add_pair(struct mm_plugin_props *p, const char *name, const char *value)
 {
-    size_t name_len = strlen(name);
-    size_t value_len = strlen(value);
-    size_t len = 2 + name_len + value_len;
-    int err = reserve(p, len);
-    if (err != 0) {
-        return err;
+    const struct mm_prop_pair pair = {
+        .name = name, .name_len = strlen(name), .value = value, .value_len = strlen(value)};
+    int err = reserve(p, mm_prop_pair_len(&pair));
+    if (err == 0) {
+        p->len = (size_t)(mm_prop_put_pair(p->bytes + p->len, &pair) - p->bytes);
     }
-    /* As mm_prop_put(), with a value in three parts. */
-    uint8_t *at = mm_prop_put_header(p->bytes + p->len, MM_TAG_USER_PROPERTY, (uint32_t)len);
-    at[0] = (uint8_t)(name_len & 0xFF);
-    at[1] = (uint8_t)(name_len >> 8);
-    (void)put_bytes(put_bytes(at + 2, name, name_len), value, value_len);
-    p->len += MM_PROP_HEADER_LEN + len;
-    return 0;
+    return err;
 }
 
 /* --- the broker's properties --------------------------------------------------------------------

@@ -215,7 +215,7 @@ int mm_record_find(const void *data,
 /* --- properties ---------------------------------------------------------------------------------
  */
 
-uint8_t *mm_prop_put_header(uint8_t *dst, uint16_t tag, uint32_t len)
+static uint8_t *put_header(uint8_t *dst, uint16_t tag, uint32_t len)
 {
     uint16_t tag_le = htole16(tag);
     uint32_t len_le = htole32(len);
@@ -225,13 +225,45 @@ uint8_t *mm_prop_put_header(uint8_t *dst, uint16_t tag, uint32_t len)
 
 uint8_t *mm_prop_put(uint8_t *dst, uint16_t tag, const void *data, uint32_t len)
 {
-    return put(mm_prop_put_header(dst, tag, len), data, len);
+    return put(put_header(dst, tag, len), data, len);
 }
 
 uint8_t *mm_prop_put_u64(uint8_t *dst, uint16_t tag, uint64_t value)
 {
     value = htole64(value);
     return mm_prop_put(dst, tag, &value, sizeof value);
+}
+
+size_t mm_prop_pair_len(const struct mm_prop_pair *pair)
+{
+    return sizeof(uint16_t) + pair->name_len + pair->value_len;
+}
+
+uint8_t *mm_prop_put_pair(uint8_t *dst, const struct mm_prop_pair *pair)
+{
+    uint16_t name_len_le = htole16((uint16_t)pair->name_len);
+    dst = put_header(dst, MM_TAG_USER_PROPERTY, (uint32_t)mm_prop_pair_len(pair));
+    dst = put(dst, &name_len_le, sizeof name_len_le);
+    dst = put(dst, pair->name, pair->name_len);
+    return put(dst, pair->value, pair->value_len);
+}
+
+bool mm_prop_split_pair(const uint8_t *data, uint32_t len, struct mm_prop_pair *out)
+{
+    uint16_t name_len;
+    if (len < sizeof name_len) {
+        return false;
+    }
+    memcpy(&name_len, data, sizeof name_len);
+    name_len = le16toh(name_len);
+    const size_t rest = len - sizeof name_len;
+    if (name_len > rest) {
+        return false;
+    }
+    const char *text = (const char *)data + sizeof name_len;
+    *out = (struct mm_prop_pair){
+        .name = text, .name_len = name_len, .value = text + name_len, .value_len = rest - name_len};
+    return true;
 }
 
 bool mm_prop_next(const void *props,

@@ -49,15 +49,15 @@ static bool write_correlation(FILE *out, const struct mm_record *rec)
 
 static void write_user(FILE *out, const uint8_t *data, uint32_t len)
 {
-    size_t name_len = len < 2 ? 0 : (size_t)data[0] | (size_t)data[1] << 8;
-    if (len < 2 || name_len > len - 2) {
+    struct mm_prop_pair pair;
+    if (!mm_prop_split_pair(data, len, &pair)) {
         fputs("null", out); /* no such thing is ever written */
         return;
     }
     fputc('[', out);
-    mm_json_write_string(out, (const char *)data + 2, name_len);
+    mm_json_write_string(out, pair.name, pair.name_len);
     fputc(',', out);
-    mm_json_write_string(out, (const char *)data + 2 + name_len, len - 2 - name_len);
+    mm_json_write_string(out, pair.value, pair.value_len);
     fputc(']', out);
 }
 

@@ -84,23 +84,18 @@ static bool add_text(struct route_args *args, enum mm_record_tag tag, const char
 static bool add_user_property(struct route_args *args, const char *text)
 {
     const char *equals = strchr(text, '=');
-    if (equals == NULL || (size_t)(equals - text) > TEXT_MAX_LEN ||
-        strlen(equals + 1) > TEXT_MAX_LEN) {
+    if (equals == NULL) {
         return false;
     }
-    const size_t name_len = (size_t)(equals - text);
-    const size_t value_len = strlen(equals + 1);
-    const size_t len = 2 + name_len + value_len;
-    uint8_t *dst = grow_props(args, len);
-    if (dst == NULL) {
+    const struct mm_prop_pair pair = {.name = text,
+                                      .name_len = (size_t)(equals - text),
+                                      .value = equals + 1,
+                                      .value_len = strlen(equals + 1)};
+    if (pair.name_len > TEXT_MAX_LEN || pair.value_len > TEXT_MAX_LEN) {
         return false;
     }
-    dst = mm_prop_put_header(dst, MM_TAG_USER_PROPERTY, (uint32_t)len);
-    dst[0] = (uint8_t)(name_len & 0xFF);
-    dst[1] = (uint8_t)(name_len >> 8);
-    memcpy(dst + 2, text, name_len);
-    memcpy(dst + 2 + name_len, equals + 1, value_len);
-    return true;
+    uint8_t *dst = grow_props(args, mm_prop_pair_len(&pair));
+    return dst != NULL && mm_prop_put_pair(dst, &pair) != NULL;
 }
 
 static bool take_option(int option, struct route_args *args)

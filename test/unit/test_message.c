@@ -70,13 +70,10 @@ static void add_text(struct made *made, uint16_t tag, const char *text)
 
 static void add_user(struct made *made, const char *name, const char *value)
 {
-    size_t name_len = strlen(name);
-    uint8_t *at = mm_prop_put_header(made->props + made->rec.props_len, MM_TAG_USER_PROPERTY,
-                                     (uint32_t)(2 + name_len + strlen(value)));
-    at[0] = (uint8_t)(name_len & 0xFF);
-    at[1] = (uint8_t)(name_len >> 8);
-    char *end = stpcpy(stpcpy((char *)at + 2, name), value);
-    made->rec.props_len = (uint32_t)((uint8_t *)end - made->props);
+    const struct mm_prop_pair pair = {
+        .name = name, .name_len = strlen(name), .value = value, .value_len = strlen(value)};
+    uint8_t *end = mm_prop_put_pair(made->props + made->rec.props_len, &pair);
+    made->rec.props_len = (uint32_t)(end - made->props);
 }
 
 static void make(struct mm_message *m,

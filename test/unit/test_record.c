@@ -535,6 +535,29 @@ static void test_props_get_u64(void **state)
     }
 }
 
+static void test_props_pair(void **state)
+{
+    (void)state;
+    static const uint8_t bytes[] = {0x0D, 0x00, 0x05, 0x00, 0x00, 0x00, 0x02, 0x00, 'a', 'b', 'c'};
+    const struct mm_prop_pair pair = {.name = "ab", .name_len = 2, .value = "c", .value_len = 1};
+    uint8_t made[sizeof bytes];
+    assert_int_equal(mm_prop_pair_len(&pair), sizeof bytes - MM_PROP_HEADER_LEN);
+    assert_ptr_equal(mm_prop_put_pair(made, &pair), made + sizeof made);
+    assert_memory_equal(made, bytes, sizeof bytes);
+    const uint8_t *item = made + MM_PROP_HEADER_LEN;
+    for (uint32_t len = 0; len <= sizeof bytes - MM_PROP_HEADER_LEN; len++) {
+        struct mm_prop_pair found;
+        bool whole = len >= 4; /* the name, and any value */
+        assert_int_equal(mm_prop_split_pair(item, len, &found), whole);
+        if (whole) {
+            assert_int_equal(found.name_len, 2);
+            assert_memory_equal(found.name, "ab", 2);
+            assert_int_equal(found.value_len, len - 4);
+            assert_ptr_equal(found.value, item + 4);
+        }
+    }
+}
+
 /* What was whole before the cut is found, and nothing else. */
 static void test_props_each_cut(void **state)
 {
@@ -620,6 +643,7 @@ int main(void)
         cmocka_unit_test(test_props_layout),
         cmocka_unit_test(test_props_get),
         cmocka_unit_test(test_props_get_u64),
+        cmocka_unit_test(test_props_pair),
         cmocka_unit_test(test_props_each_cut),
         cmocka_unit_test(test_props_malformed),
         cmocka_unit_test(test_props_random),
