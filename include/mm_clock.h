@@ -26,6 +26,14 @@ static inline uint64_t mm_clock_realtime_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* How long ago that was, in milliseconds, by the clock that may jump; 0: there was nothing, or it
+ * is still to come. */
+static inline uint64_t mm_clock_age_ms(uint64_t since_ms)
+{
+    uint64_t now_ms = mm_clock_realtime_ms();
+    return since_ms == 0 || since_ms > now_ms ? 0 : now_ms - since_ms;
+}
+
 /* Milliseconds until then, by the monotonic clock; 0: it is over. */
 static inline uint32_t mm_clock_left_ms(uint64_t until_ns)
 {

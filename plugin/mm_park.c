@@ -427,14 +427,11 @@ void mm_park_info(struct mm_park *p, uint32_t lane, struct mm_park_info *out)
 static void log_found(struct mm_park *p, const struct mm_park_shelf *shelf, bool old)
 {
     const struct mm_spool_found *found = mm_spool_found(shelf->spool);
-    uint64_t now_ms = mm_clock_realtime_ms();
-    uint64_t age_s =
-        found->oldest_ms == 0 || found->oldest_ms > now_ms ? 0 : (now_ms - found->oldest_ms) / 1000;
     mm_log_write(p->opts.log, MM_LOG_WARN,
                  "%" PRIu64
                  " messages wait that were parked for Kafka topic %s, the oldest from "
                  "%" PRIu64 " s ago; %s",
-                 found->n_records, shelf->kafka_topic, age_s,
+                 found->n_records, shelf->kafka_topic, mm_clock_age_ms(found->oldest_ms) / 1000,
                  old ? "the routes have changed since: they are sent by the present ones, before "
                        "all others"
                      : "the topic is tried again");

@@ -252,10 +252,8 @@ static bool wait_for_work(struct mm_park *p, bool busy, bool *stop)
 /* Ask the worker of a shelf to end with all the others. */
 static void stop_worker(const struct mm_park_shelf *shelf, uint64_t until_ns)
 {
-    uint64_t now_ns = mm_clock_monotonic_ns();
     if (shelf->worker != NULL) {
-        mm_worker_stop(shelf->worker,
-                       until_ns > now_ns ? (uint32_t)((until_ns - now_ns) / 1000000) : 0);
+        mm_worker_stop(shelf->worker, mm_clock_left_ms(until_ns));
         mm_spool_wake(shelf->spool);
     }
 }

@@ -122,8 +122,7 @@ static void report_finding(void *arg, const struct mm_finding *finding)
 /* How old the oldest message is, in seconds. */
 static uint64_t age_s(uint64_t oldest_ms)
 {
-    uint64_t now_ms = mm_clock_realtime_ms();
-    return oldest_ms == 0 || oldest_ms > now_ms ? 0 : (now_ms - oldest_ms) / 1000;
+    return mm_clock_age_ms(oldest_ms) / 1000;
 }
 
 /* Where the spool is, for a line. */

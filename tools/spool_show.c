@@ -202,8 +202,7 @@ static bool take_view(struct mm_inspect *in, struct view *out)
     out->info = mm_inspect_info(in);
     out->n_segments = mm_inspect_n_segments(in);
     int err = mm_inspect_oldest(in, &out->oldest_seq, &out->oldest_ms);
-    uint64_t now_ms = mm_clock_realtime_ms();
-    out->age_ms = out->oldest_seq != 0 && now_ms > out->oldest_ms ? now_ms - out->oldest_ms : 0;
+    out->age_ms = out->oldest_seq != 0 ? mm_clock_age_ms(out->oldest_ms) : 0;
     if (err == MM_ENOMEM) {
         fprintf(stderr, "metamorphosis: %s\n", mm_strerror(err));
     }
