@@ -114,11 +114,9 @@ static void print_finding(void *arg, const struct mm_finding *finding)
  * it waits for as long as is the option's meaning. */
 static void set_linger(rd_kafka_conf_t *conf, const struct mm_config *config)
 {
-    for (size_t i = 0; i < config->n_properties; i++) {
-        const char *name = config->properties[i].name;
-        if (strcmp(name, "linger.ms") == 0 || strcmp(name, "queue.buffering.max.ms") == 0) {
-            return; /* given by librdkafka's name */
-        }
+    if (mm_config_has_property(config, "linger.ms") ||
+        mm_config_has_property(config, "queue.buffering.max.ms")) {
+        return; /* given by librdkafka's name */
     }
     char ms[16];
     char errstr[256];

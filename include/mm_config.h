@@ -227,6 +227,10 @@ int mm_config_keep_fixed(const struct mm_config *running, struct mm_config *want
  * Thread: any. */
 bool mm_config_has_property(const struct mm_config *config, const char *name);
 
+/* The property of that name; NULL: it is not given. Valid as long as the settings. Thread: any. */
+const struct mm_config_property *mm_config_find_property(const struct mm_config *config,
+                                                         const char *name);
+
 /* Is a SCRAM mechanism used, by our option or by librdkafka's? Thread: any. */
 bool mm_config_uses_scram(const struct mm_config *config);
 

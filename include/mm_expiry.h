@@ -1,7 +1,8 @@
 /* mm_expiry.h - says in time that our own certificate runs out.
  *
- * Of settings: kafka_tls_cert_file, or rdkafka.ssl.certificate.location. From 30 days before the
- * end on there is a line a day. (metamorphosis check-config looks at the other files, too.)
+ * Of settings: kafka_tls_cert_file, or rdkafka.ssl.certificate.location. From MM_EXPIRY_SOON_DAYS
+ * before the end on there is a line a day. (metamorphosis check-config looks at the other files,
+ * too.)
  *
  * Thread: one at a time. */
 #ifndef MM_EXPIRY_H
@@ -12,6 +13,9 @@
 #include <stdint.h>
 
 struct mm_config;
+
+/* A certificate that ends sooner is told of. */
+#define MM_EXPIRY_SOON_DAYS 30
 
 /* All zero: nothing was looked at. */
 struct mm_expiry

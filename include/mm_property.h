@@ -27,6 +27,10 @@ const char *mm_property_fault(const char *name, const char *value);
 /* Must its value never be shown? */
 bool mm_property_is_secret(const char *name);
 
+/* Does its value name a file, which librdkafka reads when a producer is made? *secret: which nobody
+ * else should read. */
+bool mm_property_names_file(const char *name, bool *secret);
+
 /* Write the section of the reference. Errors: those of the stream. */
 void mm_property_write_reference(FILE *stream);
 

@@ -128,16 +128,6 @@ static void report_unknown(struct mm_parser *p, const char *name)
     }
 }
 
-static struct mm_config_property *find_property(const struct mm_config *config, const char *name)
-{
-    for (size_t i = 0; i < config->n_properties; i++) {
-        if (strcmp(config->properties[i].name, name) == 0) {
-            return &config->properties[i];
-        }
-    }
-    return NULL;
-}
-
 /* A property a second time. */
 static void repeat_property(struct mm_parser *p,
                             const struct mm_config_property *first,
@@ -203,7 +193,7 @@ static int add_property(struct mm_parser *p, const char *name, const char *given
     if (value == NULL) {
         return MM_ENOMEM;
     }
-    const struct mm_config_property *first = find_property(p->config, name);
+    const struct mm_config_property *first = mm_config_find_property(p->config, name);
     if (first != NULL) {
         repeat_property(p, first, value);
         free(value);

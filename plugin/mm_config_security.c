@@ -11,14 +11,20 @@
 #include <stdio.h>
 #include <string.h>
 
-bool mm_config_has_property(const struct mm_config *config, const char *name)
+const struct mm_config_property *mm_config_find_property(const struct mm_config *config,
+                                                         const char *name)
 {
     for (size_t i = 0; i < config->n_properties; i++) {
         if (strcmp(config->properties[i].name, name) == 0) {
-            return true;
+            return &config->properties[i];
         }
     }
-    return false;
+    return NULL;
+}
+
+bool mm_config_has_property(const struct mm_config *config, const char *name)
+{
+    return mm_config_find_property(config, name) != NULL;
 }
 
 bool mm_config_uses_scram(const struct mm_config *config)

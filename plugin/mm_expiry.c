@@ -8,7 +8,7 @@
 #include <time.h>
 
 #define DAY_S INT64_C(86400)
-#define SOON_S (30 * DAY_S)
+#define SOON_S (MM_EXPIRY_SOON_DAYS * DAY_S)
 
 /* The file that librdkafka reads our certificate from. NULL: there is none. */
 static const char *find_file(const struct mm_config *config, const char **option)
@@ -18,11 +18,10 @@ static const char *find_file(const struct mm_config *config, const char **option
     if (config->security.tls_cert_file != NULL) {
         return config->security.tls_cert_file;
     }
-    for (size_t i = 0; i < config->n_properties; i++) {
-        if (strcmp(config->properties[i].name, property) == 0) {
-            *option = "rdkafka.ssl.certificate.location";
-            return config->properties[i].value;
-        }
+    const struct mm_config_property *found = mm_config_find_property(config, property);
+    if (found != NULL) {
+        *option = "rdkafka.ssl.certificate.location";
+        return found->value;
     }
     return NULL;
 }

@@ -495,10 +495,9 @@ int32_t mm_kafka_partition(const struct mm_config *config,
         return -1;
     }
     (void)set_batching(&b, config->kafka_linger_ms);
-    for (size_t i = 0; i < config->n_properties; i++) {
-        if (strcmp(config->properties[i].name, "partitioner") == 0) {
-            (void)set_own(&b, "partitioner", config->properties[i].value);
-        }
+    const struct mm_config_property *given = mm_config_find_property(config, "partitioner");
+    if (given != NULL) {
+        (void)set_own(&b, "partitioner", given->value);
     }
     mm_kafka_partitioner_fn partitioner = mm_kafka_partitioner(conf);
     mm_kafka_property(conf, "partitioner", name, sizeof name);

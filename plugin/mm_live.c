@@ -8,6 +8,7 @@
 #include "mm_lanes.h"
 #include "mm_log.h"
 #include "mm_metrics.h"
+#include "mm_property.h"
 #include "mm_route.h"
 #include "mm_sender.h"
 #include "mm_spool.h"
@@ -172,21 +173,6 @@ static uint64_t sum_of_what_was_read(const struct mm_config *config)
     return config->config_file == NULL ? MM_WATCH_EMPTY : config->config_file_sum;
 }
 
-/* Does a property of librdkafka name a file that it reads when a producer is made? */
-static bool names_file(const struct mm_config_property *property)
-{
-    static const char *const names[] = {
-        "sasl.kerberos.keytab", "ssl.ca.location",  "ssl.certificate.location",
-        "ssl.crl.location",     "ssl.key.location", "ssl.keystore.location",
-    };
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(property->name, names[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void add_to_sum(void *arg, const char *option, const char *path)
 {
     uint64_t *sum = arg;
@@ -199,7 +185,8 @@ static uint64_t sum_of_files(const struct mm_config *config)
     uint64_t sum = MM_WATCH_EMPTY;
     mm_config_files(config, add_to_sum, &sum);
     for (size_t i = 0; i < config->n_properties; i++) {
-        if (names_file(&config->properties[i])) {
+        bool secret;
+        if (mm_property_names_file(config->properties[i].name, &secret)) {
             sum = mm_watch_add(sum, config->properties[i].value);
         }
     }

@@ -60,6 +60,16 @@ static const char *const secrets[] = {
 
 #define N_SECRETS (sizeof secrets / sizeof secrets[0])
 
+/* Properties that name a file, and whether a secret is in it. */
+static const struct
+{
+    const char *name;
+    bool secret;
+} files[] = {
+    {"sasl.kerberos.keytab", true}, {"ssl.ca.location", false}, {"ssl.certificate.location", false},
+    {"ssl.crl.location", false},    {"ssl.key.location", true}, {"ssl.keystore.location", true},
+};
+
 bool mm_property_is_name(const char *name)
 {
     const char *c = name;
@@ -85,6 +95,17 @@ bool mm_property_is_secret(const char *property)
 {
     for (size_t i = 0; i < N_SECRETS; i++) {
         if (fnmatch(secrets[i], property, 0) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool mm_property_names_file(const char *name, bool *secret)
+{
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        if (strcmp(name, files[i].name) == 0) {
+            *secret = files[i].secret;
             return true;
         }
     }

@@ -25,19 +25,6 @@
 #define MIN_FREE_MAX (UINT64_C(1024) * 1024 * 1024)
 #define TWO_FILES (UINT64_C(16) * 1024 * 1024)
 
-/* Properties of librdkafka that name a file, and whether that is a secret. */
-static const struct
-{
-    const char *name;
-    bool secret;
-} file_properties[] = {
-    {"ssl.ca.location", false},  {"ssl.certificate.location", false},
-    {"ssl.key.location", true},  {"ssl.keystore.location", true},
-    {"ssl.crl.location", false}, {"sasl.kerberos.keytab", true},
-};
-
-#define N_FILE_PROPERTIES (sizeof file_properties / sizeof file_properties[0])
-
 struct machine
 {
     const struct settings *s;
@@ -131,12 +118,11 @@ static void check_files(const struct machine *m)
     mm_config_files(m->config, check_option_file, (void *)m);
     for (size_t i = 0; i < m->config->n_properties; i++) {
         const struct mm_config_property *property = &m->config->properties[i];
-        for (size_t k = 0; k < N_FILE_PROPERTIES; k++) {
-            if (strcmp(property->name, file_properties[k].name) == 0) {
-                char option[MM_PROPERTY_MAX_LEN + sizeof MM_PROPERTY_PREFIX];
-                snprintf(option, sizeof option, MM_PROPERTY_PREFIX "%s", property->name);
-                check_file(m, option, property->value, property->place, file_properties[k].secret);
-            }
+        bool secret;
+        if (mm_property_names_file(property->name, &secret)) {
+            char option[MM_PROPERTY_MAX_LEN + sizeof MM_PROPERTY_PREFIX];
+            snprintf(option, sizeof option, MM_PROPERTY_PREFIX "%s", property->name);
+            check_file(m, option, property->value, property->place, secret);
         }
     }
 }

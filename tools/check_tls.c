@@ -1,5 +1,6 @@
 /* What is in the files of TLS. The only file of the tool that knows OpenSSL. */
 #include "check.h"
+#include "mm_expiry.h"
 #include "mm_keyfile.h"
 #include "mm_property.h"
 #include "mm_security.h"
@@ -14,9 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* A certificate that ends sooner is told of. */
-#define SOON_DAYS 30
 
 /* "CN=gateway, O=plant" in UTF-8. */
 #define NAME_FORM (XN_FLAG_SEP_CPLUS_SPC | (ASN1_STRFLGS_RFC2253 & ~ASN1_STRFLGS_ESC_MSB))
@@ -90,7 +88,7 @@ static void check_dates(const struct pem *pem, const X509 *cert, struct findings
     } else if (days < 0 || seconds < 0) {
         findings_add(f, MM_LOG_ERROR, pem->place, "option %s: the certificate of %s expired on %s",
                      pem->option, subject, date);
-    } else if (days < SOON_DAYS) {
+    } else if (days < MM_EXPIRY_SOON_DAYS) {
         findings_add(f, MM_LOG_WARN, pem->place,
                      "option %s: the certificate of %s expires on %s, in %d days", pem->option,
                      subject, date, days);
@@ -209,21 +207,11 @@ struct source
     const char *value; /* of the option; NULL: not set */
 };
 
-static const struct mm_config_property *find(const struct mm_config *config, const char *name)
-{
-    for (size_t i = 0; i < config->n_properties; i++) {
-        if (strcmp(config->properties[i].name, name) == 0) {
-            return &config->properties[i];
-        }
-    }
-    return NULL;
-}
-
 /* Open the file that an option or a property names. False: there is none, or it cannot be read. */
 static bool find_pem(const struct settings *s, const struct source *source, struct pem *out)
 {
     const char *property = source->property + strlen(MM_PROPERTY_PREFIX);
-    const struct mm_config_property *found = find(settings_best(s), property);
+    const struct mm_config_property *found = mm_config_find_property(settings_best(s), property);
     *out = (struct pem){.option = source->option, .path = source->value};
     if (source->value != NULL) {
         out->place = settings_place(s, source->option);
@@ -242,7 +230,7 @@ static bool find_pem(const struct settings *s, const struct source *source, stru
 static const char *find_password(const struct mm_config *config, char dst[MM_SECRET_LEN])
 {
     const struct mm_security *security = &config->security;
-    const struct mm_config_property *found = find(config, "ssl.key.password");
+    const struct mm_config_property *found = mm_config_find_property(config, "ssl.key.password");
     char why[MM_LOG_LINE_LEN];
     if (security->tls_key_password_file != NULL) {
         return mm_secret_read(security->tls_key_password_file, dst, why, sizeof why) == 0 ? dst

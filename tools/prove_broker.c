@@ -195,7 +195,12 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
+int prove_broker_remove_tree(const char *path)
+{
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 void prove_broker_remove(const struct prove_broker *b)
 {
-    (void)nftw(b->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    (void)prove_broker_remove_tree(b->dir);
 }

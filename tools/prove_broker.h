@@ -46,4 +46,7 @@ void prove_broker_show_log(const struct prove_broker *b);
 /* Delete the directory. */
 void prove_broker_remove(const struct prove_broker *b);
 
+/* Delete a directory and all below it. Returns 0; or -1, and errno says why. */
+int prove_broker_remove_tree(const char *path);
+
 #endif

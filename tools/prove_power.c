@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,18 +93,9 @@ static bool store(struct failure *f, const char *path, const uint8_t *data, size
     return good;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static bool remove_tree(struct failure *f, const char *path)
 {
-    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT ||
-           fail(f, path);
+    return prove_broker_remove_tree(path) == 0 || errno == ENOENT || fail(f, path);
 }
 
 /* --- names --------------------------------------------------------------------------------------

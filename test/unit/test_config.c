@@ -1529,6 +1529,18 @@ static void test_properties_are_kept_in_order(void **state)
     end_run(&run);
 }
 
+static void test_properties_that_name_files(void **state)
+{
+    (void)state;
+    bool secret = true;
+    assert_true(mm_property_names_file("ssl.ca.location", &secret));
+    assert_false(secret);
+    assert_true(mm_property_names_file("ssl.key.location", &secret));
+    assert_true(secret);
+    assert_false(mm_property_names_file("ssl.key.password", &secret));
+    assert_false(mm_property_names_file("ssl.key.locatio", &secret));
+}
+
 static const char *const refused_properties[] = {
     "bootstrap.servers",
     "metadata.broker.list",
@@ -2101,6 +2113,7 @@ int main(void)
         cmocka_unit_test(test_level_fatal),
         cmocka_unit_test(test_settings_without_meaning),
         cmocka_unit_test(test_properties_are_kept_in_order),
+        cmocka_unit_test(test_properties_that_name_files),
         cmocka_unit_test(test_refused_properties),
         cmocka_unit_test(test_bad_property_names),
         cmocka_unit_test(test_longest_property_name),
