@@ -10,6 +10,7 @@ packages_bundled=(make libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev li
 packages_unit=(libcmocka-dev patch)
 packages_fuzz=(clang llvm)
 packages_coverage=(clang llvm python3)
+packages_valgrind=(valgrind)
 # What a broker in the integration tests takes from its own system, beside what the package asks for (scripts/matrix.sh).
 packages_broker=(mosquitto krb5-user libsasl2-modules-gssapi-mit)
 packages_integration=("${packages_broker[@]}" binutils util-linux strace openjdk-17-jre-headless maven chromium prometheus
