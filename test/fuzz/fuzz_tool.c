@@ -1,6 +1,7 @@
 /* What the tool reads of others: the answer of whatever listens on the health port, and payloads in
  * a Kafka topic, of which "prove" has to know its own. The first byte says which. */
 #include <stdio.h>
+#include <stdlib.h>
 
 static int show(const char *line);
 #define puts(line) show(line)

@@ -642,8 +642,9 @@ def test_others_read_what_we_write(apache_kafka: Kafka, make_broker: MakeBroker)
     consumer.close()
     assert seen == len(keys)
 
+    package = "org.apache.kafka.tools" if kafka.major_version >= 4 else "kafka.tools"
     _java(
-        kafka, "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", kafka.bootstrap, "--topic", twin,
+        kafka, f"{package}.ConsoleProducer", "--bootstrap-server", kafka.bootstrap, "--topic", twin,
         "--property", "parse.key=true", "--property", "key.separator=;",
         stdin="".join(f"{key};v\n" for key in keys),
     )  # fmt: skip

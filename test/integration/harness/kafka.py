@@ -300,6 +300,10 @@ class Kafka(Cluster):
         return port
 
     @property
+    def major_version(self) -> int:
+        return int(self._installation.version.split(".")[0])
+
+    @property
     def child(self) -> Child:
         assert self._child is not None, "Kafka is not running"
         return self._child
