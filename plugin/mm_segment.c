@@ -16,6 +16,9 @@
 #include <unistd.h>
 
 /* Linux 5.14; older kernels answer EINVAL and the pages come one by one. */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -293,9 +296,11 @@ int mm_segment_open(const struct mm_dir *dir, uint64_t file, bool write)
 
 void mm_segment_pin(const struct mm_segment *seg)
 {
-    if (seg->map != NULL) {
-        /* Beyond the limit of locked memory it is refused; there is nothing else to be done. */
-        (void)mlock(seg->map, seg->size);
+    if (seg->map != NULL && mlock(seg->map, seg->size) != 0) {
+        /* Beyond the limit of locked memory it is refused. What is in the mapping is at least among
+         * the last that the system takes; a sync that failed has left clean what is not in it, and
+         * mm_segment_forget_pages() took it out before. */
+        (void)madvise(seg->map, seg->size, MADV_POPULATE_READ);
     }
 }
 

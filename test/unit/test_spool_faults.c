@@ -192,6 +192,17 @@ int __wrap_msync(void *addr, size_t len, int flags)
     return __real_msync(addr, len, flags);
 }
 
+int __wrap_mlock(const void *addr, size_t len);
+
+/* RLIMIT_MEMLOCK is nought, for root, too. */
+int __wrap_mlock(const void *addr, size_t len)
+{
+    (void)addr;
+    (void)len;
+    errno = ENOMEM;
+    return -1;
+}
+
 /* --- what a killed process left -----------------------------------------------------------------
  */
 
@@ -588,6 +599,24 @@ static void test_what_failed_to_sync_is_not_called_safe(void **state)
     append_some(s, 1);                          /* into another segment */
     assert_int_equal(mm_spool_sync(s), 0);
     assert_int_equal(read_all(mm_spool_reader(s, 0)), 6);
+    mm_spool_close(s);
+}
+
+/* The pages of a failed sync are clean in the kernel: what nobody has in his memory is the first to
+ * be taken, and is read again from a disk that does not have it. */
+static void test_what_failed_to_sync_stays_in_memory(void **state)
+{
+    (void)state;
+    struct mm_spool_options opts = plain();
+    opts.max_bytes = 32 << 20;
+    opts.segment_bytes = 4 << 20;
+    struct mm_spool *s = open_log(&opts);
+    const uint32_t n_records = (2 << 20) / PAYLOAD_LEN;
+    append_some(s, n_records);
+    atomic_store(&n_bad_syncs, 1);
+    assert_int_equal(mm_spool_sync(s), MM_EIO);
+    assert_true(resident_kib(directory) >= 2 << 10);
+    assert_int_equal(read_all(mm_spool_reader(s, 0)), n_records);
     mm_spool_close(s);
 }
 
@@ -1113,6 +1142,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_stop_that_deletes_is_in_order, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_what_failed_to_sync_is_not_called_safe, make_directory,
+                                        remove_directory),
+        cmocka_unit_test_setup_teardown(test_what_failed_to_sync_stays_in_memory, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(test_always_believes_no_sync_beside_one_that_fails,
                                         make_directory, remove_directory),
