@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* From now on the first of each is noted; a second one ends the process. */
+/* From now on the first of them is noted; another one, a second later or more, ends the process. */
 void interrupt_catch(void);
 
 /* Has one come? */
