@@ -49,6 +49,7 @@ struct mm_segment
 
     /* keeper */
     alignas(64) uint32_t synced; /* bytes below are on the disk */
+    _Atomic uint32_t forgotten;  /* pages below may have left the mapping */
     _Atomic bool failed;         /* a sync of it failed; the producer's too */
     bool sealed;
     bool settled; /* sealed, synced and closed: nothing more to do but to unmap and delete it */
@@ -85,12 +86,14 @@ int mm_segment_describe(const struct mm_layout_header *h, uint64_t file, struct 
  * fault. Failure is no harm. Thread: any but the broker. */
 void mm_segment_populate(struct mm_segment *seg, uint32_t from, uint32_t to);
 
-/* Take the whole pages of [from, to), which nobody writes any more, out of the mapping; the next
- * who reads them gets them again, many at a time. A sync makes each page that is mapped writable
- * read-only first, and interrupts every processor that runs one of the process' threads for each of
- * them: the broker's thread, too. Failure is no harm. Thread: keeper. Source: madvise(2),
- * MADV_DONTNEED of a shared mapping of a file. */
-void mm_segment_forget_pages(const struct mm_segment *seg, uint32_t from, uint32_t to);
+/* Take the whole pages of [from, to), which nobody writes any more, out of the mapping. Who reads
+ * them there gets them again, many at a time; but a page that the system has taken meanwhile comes
+ * from the disk, and one that the disk does not give is a SIGBUS: seg->forgotten tells from where
+ * on there is none. A sync makes each page that is mapped writable read-only first, and interrupts
+ * every processor that runs one of the process' threads for each of them: the broker's thread, too.
+ * Failure is no harm. Thread: keeper. Source: madvise(2), MADV_DONTNEED of a shared mapping of a
+ * file. */
+void mm_segment_forget_pages(struct mm_segment *seg, uint32_t from, uint32_t to);
 
 /* Write len bytes at offset of the file. Errors: MM_EFULL; MM_EIO. */
 int mm_segment_write(const struct mm_segment *seg, uint32_t offset, const void *data, size_t len);

@@ -224,12 +224,13 @@ void mm_segment_populate(struct mm_segment *seg, uint32_t from, uint32_t to)
     }
 }
 
-void mm_segment_forget_pages(const struct mm_segment *seg, uint32_t from, uint32_t to)
+void mm_segment_forget_pages(struct mm_segment *seg, uint32_t from, uint32_t to)
 {
     size_t page = page_size();
     size_t begin = (from + page - 1) / page * page;
     size_t end = to / page * page;
     if (seg->map != NULL && end > begin && end - begin >= FORGET_PAGES * page) {
+        atomic_store_explicit(&seg->forgotten, (uint32_t)end, memory_order_relaxed);
         /* What goes from the mapping stays in the file's page cache, dirty as it was. */
         (void)madvise(seg->map + begin, end - begin, MADV_DONTNEED);
     }

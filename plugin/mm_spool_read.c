@@ -155,6 +155,15 @@ static int load(struct mm_spool_reader *rd,
     return 0;
 }
 
+/* Is a mapped segment read from its file all the same? Where its pages have left the mapping an
+ * error of the disk is one of a call there, and no SIGBUS. What could not be synced is in memory
+ * only; and what somebody deleted has no file. */
+static bool is_forgotten(struct mm_spool_reader *rd, const struct mm_segment *seg, uint32_t offset)
+{
+    return offset < atomic_load_explicit(&seg->forgotten, memory_order_relaxed) &&
+           !atomic_load_explicit(&seg->failed, memory_order_relaxed) && open_file(rd, seg) == 0;
+}
+
 /* The bytes of a segment from offset on: need of them, or all up to end if those are fewer. *data
  * is 8-byte aligned if offset is. */
 static int view(struct mm_spool_reader *rd,
@@ -168,7 +177,7 @@ static int view(struct mm_spool_reader *rd,
     size_t left = end - offset;
     need = need < left ? need : left;
     const uint8_t *base = hot_base(rd, seg);
-    if (base != NULL) {
+    if (base != NULL && !is_forgotten(rd, seg, offset)) {
         *data = base + offset;
         *len = left;
         return 0;
