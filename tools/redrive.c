@@ -371,27 +371,6 @@ static void end_producer(struct redriver *rd)
     }
 }
 
-/* A producer that is at its end sends no more: what is left gets a new one. */
-static void renew_producer(struct redriver *rd)
-{
-    const char *error;
-    const char *reason;
-    bool strict;
-    if (!mm_kafka_failed(rd->resend.kafka, &error, &reason, &strict)) {
-        return;
-    }
-    clear_progress(rd);
-    fprintf(stderr, "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
-            error, reason);
-    end_producer(rd);
-    if (rd->answer_ns < rd->made_ns) {
-        /* It failed without an answer to anything: so may the next. */
-        struct timespec pause = {.tv_nsec = NEW_PRODUCER_PAUSE_NS};
-        nanosleep(&pause, NULL);
-    }
-    (void)make_producer(rd);
-}
-
 /* Hand over one letter. False: its Kafka topic takes none just now. */
 static bool send_parcel(struct redriver *rd, struct parcel *p)
 {
@@ -467,6 +446,28 @@ static void clear_window(struct redriver *rd)
     if (noted && !redriven_sync(rd->redriven)) {
         fail(rd, "stopped: what is delivered must be noted, or it would be sent again");
     }
+}
+
+/* A producer that is at its end sends no more: what is left gets a new one. */
+static void renew_producer(struct redriver *rd)
+{
+    const char *error;
+    const char *reason;
+    bool strict;
+    if (!mm_kafka_failed(rd->resend.kafka, &error, &reason, &strict)) {
+        return;
+    }
+    clear_window(rd); /* noted before the end, which may take seconds */
+    clear_progress(rd);
+    fprintf(stderr, "metamorphosis: the Kafka producer stopped: %s (%s); going on with a new one\n",
+            error, reason);
+    end_producer(rd);
+    if (rd->answer_ns < rd->made_ns) {
+        /* It failed without an answer to anything: so may the next. */
+        struct timespec pause = {.tv_nsec = NEW_PRODUCER_PAUSE_NS};
+        nanosleep(&pause, NULL);
+    }
+    (void)make_producer(rd);
 }
 
 static void check_patience(struct redriver *rd, uint64_t now_ns)
