@@ -29,6 +29,14 @@
 /* From this librdkafka on it is not reported as an error that the other side hangs up. */
 #define VERSION_QUIET_HANG_UP 0x020b0000
 
+/* From this librdkafka on a new client is slow to begin; see hurry(). */
+#define VERSION_SLOW_START 0x020a0000
+
+/* After the first message is handed over the client is hurried, again after twice the time, and so
+ * on, until the time would be longer than the last. */
+#define HURRY_FIRST_NS (10 * UINT64_C(1000000))
+#define HURRY_LAST_NS (640 * UINT64_C(1000000))
+
 /* The system's clock is adjusted by less than this all the time; by more it is set. */
 #define CLOCK_STEP_MS 1000
 
@@ -94,6 +102,9 @@ struct mm_kafka
     bool careful;
     bool pushes; /* the client waits for our push; see mm_linger.h */
     struct mm_linger linger;
+    struct topic *hurry_topic; /* of the first message; NULL: there was none, or it is over */
+    uint64_t hurry_ns;         /* CLOCK_MONOTONIC when the client is hurried next */
+    uint64_t hurry_pause_ns;   /* since the last time; 0: it needs none, or no more */
     uint64_t n_out;
     bool up;
     uint32_t n_up;   /* statistics in a row with a connection */
@@ -136,6 +147,12 @@ static void note_up(struct mm_kafka *k)
     k->up = true;
 }
 
+static void end_hurry(struct mm_kafka *k)
+{
+    k->hurry_topic = NULL;
+    k->hurry_pause_ns = 0;
+}
+
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
     (void)rk;
@@ -146,6 +163,9 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     report.maybe_persisted = m->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
                              rd_kafka_message_status(m) == RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED;
     k->n_out--;
+    if (m->err >= 0) {
+        end_hurry(k); /* it is Kafka that says so */
+    }
     struct topic *topic = rd_kafka_topic_opaque(m->rkt);
     topic->n_out--;
     bool delivered = report.class == MM_KAFKA_DELIVERED;
@@ -242,6 +262,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
         mm_log_write(k->log, MM_LOG_DEBUG, "Kafka: %s", reason);
         return; /* the error of the connection itself, which is told, has the reason */
     }
+    end_hurry(k); /* a hurried client does not wait before it tries another connection */
     if (strstr(reason, shut_text()) == NULL) {
         mm_contact_error(&k->contact, rd_kafka_err2name((rd_kafka_resp_err_t)err), reason);
     }
@@ -363,6 +384,34 @@ static void serve(struct mm_kafka *k, uint32_t timeout_ms)
     rd_kafka_poll(k->rk, 0);
 }
 
+/* How long until the client is to be hurried, ns; UINT64_MAX: it is not. */
+static uint64_t hurry_in(const struct mm_kafka *k)
+{
+    if (k->hurry_topic == NULL || k->n_out == 0) {
+        return UINT64_MAX;
+    }
+    return k->hurry_ns > k->now_ns ? k->hurry_ns - k->now_ns : 0;
+}
+
+/* A new client gives up the connection that it came by as soon as Kafka has told it of its nodes,
+ * and with it the question for its producer id. It makes another connection and asks again when its
+ * timer says so, half a second or a whole one later. But it does so, too, when somebody wants to
+ * know something of a topic: the connection at once, the question when the answer comes, which is
+ * not waited for. */
+static void hurry(struct mm_kafka *k)
+{
+    const struct rd_kafka_metadata *answer;
+    if (rd_kafka_metadata(k->rk, 0, k->hurry_topic->handle, &answer, 0) ==
+        RD_KAFKA_RESP_ERR_NO_ERROR) {
+        rd_kafka_metadata_destroy(answer);
+    }
+    k->hurry_pause_ns *= 2;
+    k->hurry_ns = k->now_ns + k->hurry_pause_ns;
+    if (k->hurry_pause_ns > HURRY_LAST_NS) {
+        end_hurry(k);
+    }
+}
+
 /* Have sent what the client has. Its threads are woken, and do not wait for company while they see
  * that it is being flushed; a millisecond is enough for that. Callbacks are served meanwhile, and
  * it is over when all is reported. */
@@ -375,10 +424,14 @@ static void push(struct mm_kafka *k)
 void mm_kafka_poll(struct mm_kafka *k, uint32_t timeout_ms)
 {
     look_at_clock(k);
+    if (hurry_in(k) == 0) {
+        hurry(k);
+    }
     uint64_t due_ns = k->pushes ? mm_linger_due_in(&k->linger, k->n_out, k->now_ns) : UINT64_MAX;
     if (due_ns == 0) {
         push(k);
     } else {
+        due_ns = hurry_in(k) < due_ns ? hurry_in(k) : due_ns;
         uint64_t due_ms = due_ns / 1000000 + 1;
         serve(k, due_ns != UINT64_MAX && due_ms < timeout_ms ? (uint32_t)due_ms : timeout_ms);
     }
@@ -442,6 +495,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->careful = opts->careful;
     k->pushes = mm_kafka_is_pushed(opts);
     mm_linger_init(&k->linger, opts->config->kafka_linger_ms);
+    k->hurry_pause_ns = rd_kafka_version() >= VERSION_SLOW_START ? HURRY_FIRST_NS : 0;
     k->up = opts->up;
     err = mm_kafka_configure(conf, opts, errstr, errstr_len);
     if (err != 0) {
@@ -594,6 +648,10 @@ static bool may_send(struct topic *topic, const struct mm_kafka_message *m)
 static void note_sent(struct mm_kafka *k, struct topic *topic, const struct mm_kafka_message *m)
 {
     topic->n_out++;
+    if (k->hurry_topic == NULL && k->hurry_pause_ns != 0) {
+        k->hurry_topic = topic;
+        k->hurry_ns = k->now_ns + k->hurry_pause_ns;
+    }
     struct partition *partition = partition_of(topic, m);
     mm_linger_handed(&k->linger, partition == NULL || partition->n_out < FREE_BELOW);
     if (partition == NULL) {

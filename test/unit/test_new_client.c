@@ -1,0 +1,89 @@
+/* How long a Kafka client takes to begin and to end; see rig.h. Each was once up to a second, by
+ * the timers of some versions of librdkafka. */
+#include "rig.h"
+
+#include "mm_config.h"
+#include "mm_kafka.h"
+#include "mm_thread.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define N_CLIENTS 10
+
+/* Less than the shortest of those times, and more than it takes on a slow machine. */
+#define SLOW_MS 450
+
+struct life
+{
+    struct mm_kafka *kafka;
+    uint64_t n_delivered;
+    uint64_t first_ms; /* from its making until its first message was delivered */
+    uint64_t end_ms;   /* that its end took */
+};
+
+static void on_report(void *arg, const struct mm_kafka_report *report)
+{
+    struct life *l = arg;
+    assert_int_equal(report->class, MM_KAFKA_DELIVERED);
+    l->n_delivered++;
+}
+
+static void deliver_one(struct life *l)
+{
+    const struct mm_kafka_message m = {
+        .topic = "mqtt", .key = "k", .key_len = 1, .value = "v", .value_len = 1, .tag = l};
+    struct mm_kafka_report report;
+    assert_int_equal(mm_kafka_produce(l->kafka, &m, &report), 0);
+    for (uint64_t begin_ms = now_ms(); l->n_delivered == 0 && now_ms() < begin_ms + 10000;) {
+        mm_kafka_poll(l->kafka, 20);
+    }
+    assert_int_equal(l->n_delivered, 1);
+}
+
+/* A client that delivers one message. */
+static void live(const struct mm_config *config, bool careful, struct life *l)
+{
+    const struct mm_kafka_options opts = {
+        .config = config, .single = careful, .careful = careful, .on_report = on_report, .arg = l};
+    char errstr[256];
+    *l = (struct life){.n_delivered = 0};
+    uint64_t begin_ms = now_ms();
+    assert_int_equal(mm_kafka_new(&opts, &l->kafka, errstr, sizeof errstr), 0);
+    deliver_one(l);
+    uint64_t end_ms = now_ms();
+    mm_kafka_close(l->kafka, 1000);
+    l->first_ms = end_ms - begin_ms;
+    l->end_ms = now_ms() - end_ms;
+}
+
+/* One behind the other, every other one as it judges suspects. */
+static void test_it_begins_and_ends_in_no_second(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    struct mm_config *config = rig_config(g);
+    sigset_t before;
+    mm_thread_block_signals(&before);
+    int n_slow_first = 0;
+    int n_slow_ends = 0;
+    for (int i = 0; i < N_CLIENTS; i++) {
+        struct life l;
+        live(config, i % 2 == 1, &l);
+        print_message("first message after %d ms, ended in %d ms\n", (int)l.first_ms,
+                      (int)l.end_ms);
+        n_slow_first += l.first_ms >= SLOW_MS;
+        n_slow_ends += l.end_ms >= SLOW_MS;
+    }
+    mm_thread_restore_signals(&before);
+    mm_config_free(config);
+    rig_free(g);
+    assert_in_range(n_slow_first, 0, 2);
+    assert_in_range(n_slow_ends, 0, 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_it_begins_and_ends_in_no_second)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
