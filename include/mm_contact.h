@@ -86,6 +86,9 @@ void mm_contact_down(struct mm_contact *w);
 /* Kafka answers. Costs nothing where there was no trouble. Thread: the owner. */
 void mm_contact_reached(struct mm_contact *w);
 
+/* Kafka has let a connection in: nobody waits at the gate any more. Thread: any. */
+void mm_contact_let_in(struct mm_contact *w);
+
 /* May a connection be tried now? Thread: any. */
 bool mm_contact_may_connect(struct mm_contact *w);
 

@@ -214,6 +214,13 @@ void mm_contact_certificate(struct mm_contact *w, int x509_error, int depth)
     pthread_mutex_unlock(&w->lock);
 }
 
+void mm_contact_let_in(struct mm_contact *w)
+{
+    if (w->opts.gate != NULL) {
+        mm_gate_open(w->opts.gate);
+    }
+}
+
 bool mm_contact_may_connect(struct mm_contact *w)
 {
     return w->opts.gate == NULL || mm_gate_pass(w->opts.gate, mm_clock_monotonic_ns());

@@ -222,6 +222,41 @@ static int on_connect(int fd,
     return errno;
 }
 
+/* Runs on librdkafka's threads, before a connection that was let in is used for anything. The first
+ * one of a client only tells it of Kafka's nodes, to which it needs others: these may be tried. */
+static rd_kafka_resp_err_t on_state(rd_kafka_t *rk,
+                                    int32_t node,
+                                    const char *protocol,
+                                    const char *name,
+                                    int port,
+                                    const char *state,
+                                    void *opaque)
+{
+    (void)rk;
+    (void)node;
+    (void)protocol;
+    (void)name;
+    (void)port;
+    struct mm_kafka *k = opaque;
+    if (strcmp(state, "UP") == 0) {
+        mm_contact_let_in(&k->contact);
+    }
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* Runs within rd_kafka_new(), the only time at which librdkafka can be asked for this. */
+static rd_kafka_resp_err_t on_new(rd_kafka_t *rk,
+                                  const rd_kafka_conf_t *conf,
+                                  void *opaque,
+                                  char *errstr,
+                                  size_t errstr_len)
+{
+    (void)conf;
+    (void)errstr;
+    (void)errstr_len;
+    return rd_kafka_interceptor_add_on_broker_state_change(rk, "metamorphosis", on_state, opaque);
+}
+
 /* Runs on librdkafka's threads. OpenSSL's own verdict stands; only who hears it can say what was
  * wrong. */
 static int on_certificate(rd_kafka_t *rk,
@@ -511,6 +546,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     rd_kafka_conf_set_log_cb(conf, on_log);
     if (opts->gate != NULL) {
         rd_kafka_conf_set_connect_cb(conf, on_connect);
+        (void)rd_kafka_conf_interceptor_add_on_new(conf, "metamorphosis", on_new, k);
     }
     (void)rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate); /* it may have no TLS */
 

@@ -2,7 +2,9 @@
  * the timers of some versions of librdkafka. */
 #include "rig.h"
 
+#include "mm_clock.h"
 #include "mm_config.h"
+#include "mm_gate.h"
 #include "mm_kafka.h"
 #include "mm_thread.h"
 
@@ -82,8 +84,38 @@ static void test_it_begins_and_ends_in_no_second(void **state)
     assert_in_range(n_slow_ends, 0, 1);
 }
 
+/* Behind a gate through which one connection may pass, which finds the password right again: it
+ * opens the gate for all others that the client needs. */
+static void test_who_is_let_in_opens_the_gate(void **state)
+{
+    (void)state;
+    const uint32_t pause_ms = 600000;
+    struct rig *g = rig_new(1);
+    struct mm_config *config = rig_config(g);
+    struct mm_gate gate;
+    mm_gate_init(&gate, pause_ms, pause_ms);
+    assert_true(mm_gate_shut(&gate, mm_clock_monotonic_ns() - pause_ms * UINT64_C(1000000), 1));
+    assert_int_equal(mm_gate_pause_ms(&gate), pause_ms);
+    sigset_t before;
+    mm_thread_block_signals(&before);
+    struct life l = {.n_delivered = 0};
+    const struct mm_kafka_options opts = {
+        .config = config, .gate = &gate, .on_report = on_report, .arg = &l};
+    char errstr[256];
+    assert_int_equal(mm_kafka_new(&opts, &l.kafka, errstr, sizeof errstr), 0);
+    deliver_one(&l);
+    assert_int_equal(mm_gate_pause_ms(&gate), 0);
+    mm_kafka_close(l.kafka, 1000);
+    mm_thread_restore_signals(&before);
+    mm_config_free(config);
+    rig_free(g);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_it_begins_and_ends_in_no_second)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_it_begins_and_ends_in_no_second),
+        cmocka_unit_test(test_who_is_let_in_opens_the_gate),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
