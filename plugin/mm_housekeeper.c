@@ -23,6 +23,9 @@
 #define AHEAD_MAX (UINT64_C(16) << 20)
 #define POPULATE_STEP (4U * 1024 * 1024)
 
+/* Of a segment on disk, before the producer comes to it. */
+#define POPULATE_SPARE (1024U * 1024)
+
 /* The pace is not measured over less. */
 #define PACE_NS (2 * UINT64_C(1000000))
 
@@ -59,6 +62,12 @@ static void free_segments(struct mm_spool *s)
     }
 }
 
+void mm_housekeeper_populate(struct mm_spool *s, struct mm_segment *seg)
+{
+    seg->populated = s->dir == NULL || seg->size < POPULATE_SPARE ? seg->size : POPULATE_SPARE;
+    mm_segment_populate(seg, 0, seg->populated);
+}
+
 /* Fill the empty places for prepared segments. Returns how many are there. */
 int mm_housekeeper_prepare(struct mm_spool *s)
 {
@@ -80,10 +89,7 @@ int mm_housekeeper_prepare(struct mm_spool *s)
              * find no room otherwise. Nobody but this thread and the keeper ever unmaps it. */
             pthread_mutex_lock(&s->list_lock);
             atomic_store_explicit(&s->spare[i], seg, memory_order_release);
-            seg->populated = s->dir == NULL || seg->size < MM_SPOOL_POPULATE_SPARE
-                                 ? seg->size
-                                 : MM_SPOOL_POPULATE_SPARE;
-            mm_segment_populate(seg, 0, seg->populated);
+            mm_housekeeper_populate(s, seg);
             pthread_mutex_unlock(&s->list_lock);
             n++;
         } else {

@@ -584,9 +584,7 @@ static int first_segment(struct mm_spool *s)
     if (err != 0) {
         return MM_ENOMEM;
     }
-    seg->populated =
-        s->dir == NULL || seg->size < MM_SPOOL_POPULATE_SPARE ? seg->size : MM_SPOOL_POPULATE_SPARE;
-    mm_segment_populate(seg, 0, seg->populated);
+    mm_housekeeper_populate(s, seg);
     mm_spool_link(s, seg);
     s->unsealed = s->unsettled = s->mapped = seg;
     if (s->first == NULL) {

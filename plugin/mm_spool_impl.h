@@ -33,9 +33,6 @@
 /* What seq jumps by at a start after a power failure; see docs/spool-format.md. */
 #define MM_SPOOL_SEQ_JUMP (UINT64_C(1) << 32)
 
-/* Pages of a prepared segment that are made present. */
-#define MM_SPOOL_POPULATE_SPARE (1024U * 1024)
-
 struct mm_spool_gap
 {
     uint64_t seq;    /* of the record behind */
@@ -302,6 +299,10 @@ void mm_spool_enter(struct mm_spool_reader *rd, struct mm_segment *seg);
 
 /* The thread; arg is the log. */
 void *mm_housekeeper_main(void *arg);
+
+/* Make the first pages of a new segment present; in memory all of them. Thread: setup or the
+ * housekeeper. */
+void mm_housekeeper_populate(struct mm_spool *s, struct mm_segment *seg);
 
 /* Fill the empty places for prepared segments. Returns how many are there. */
 int mm_housekeeper_prepare(struct mm_spool *s);
