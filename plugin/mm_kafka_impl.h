@@ -1,6 +1,6 @@
 /* mm_kafka_impl.h - for those files that know librdkafka: mm_kafka.c, which owns the producer,
- * mm_kafka_conf.c, which makes its configuration of our settings, and mm_kafka_error.c, which knows
- * what an error means.
+ * mm_kafka_conf.c, which makes its configuration of our settings, mm_kafka_watch.c, which hears of
+ * its connections, and mm_kafka_error.c, which knows what an error means.
  *
  * Thread: setup or worker. */
 #ifndef MM_KAFKA_IMPL_H
@@ -9,8 +9,11 @@
 #include "mm_kafka.h"
 
 #include <librdkafka/rdkafka.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+struct mm_contact;
 
 typedef int32_t (*mm_kafka_partitioner_fn)(const rd_kafka_topic_t *rkt,
                                            const void *key,
@@ -46,6 +49,18 @@ void mm_kafka_explain_new(const struct mm_config *config,
                           const char *reason,
                           char *errstr,
                           size_t errstr_len);
+
+/* Have what librdkafka tells of connections, certificates and in its log go to `contact`, which is
+ * made. The configuration is set already, its opaque, too. Thread: setup or worker. */
+void mm_kafka_watch(rd_kafka_conf_t *conf,
+                    const struct mm_kafka_options *opts,
+                    struct mm_contact *contact);
+
+/* Of the producer that was set as opaque. Thread: any. */
+struct mm_contact *mm_kafka_contact(void *opaque);
+
+/* Is this the error of a connection that the gate held back? */
+bool mm_kafka_was_held_back(const char *reason);
 
 /* Fill in all that the error tells; the rest is nought. */
 void mm_kafka_fill_report(struct mm_kafka_report *report, rd_kafka_resp_err_t err, void *tag);
