@@ -406,6 +406,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     if (k->rk == NULL) {
         mm_kafka_explain_new(opts->config, reason, errstr, errstr_len);
         err = MM_EKAFKA;
+        conf = mm_kafka_may_destroy(opts) ? conf : NULL;
         goto fail;
     }
     k->max_message = opts->config->max_message_bytes;

@@ -56,6 +56,10 @@ void mm_kafka_watch(rd_kafka_conf_t *conf,
                     const struct mm_kafka_options *opts,
                     struct mm_contact *contact);
 
+/* Is the configuration still the caller's to destroy when rd_kafka_new() has failed with it? Else
+ * half of it is freed, and the rest, some KiB, is lost. */
+bool mm_kafka_may_destroy(const struct mm_kafka_options *opts);
+
 /* Of the producer that was set as opaque. Thread: any. */
 struct mm_contact *mm_kafka_contact(void *opaque);
 

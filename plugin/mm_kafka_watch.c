@@ -11,6 +11,25 @@
 /* From this librdkafka on it is not reported as an error that the other side hangs up. */
 #define VERSION_QUIET_HANG_UP 0x020b0000
 
+/* From this librdkafka on the connection that a client came by is given up as soon as it has told
+ * of Kafka's nodes. */
+#define VERSION_GIVES_UP 0x020a0000
+
+/* Before this librdkafka a client that cannot be made frees the interceptors of its configuration,
+ * and who destroys that frees them again (#4142). */
+#define VERSION_FREES_ONCE 0x020d0000
+
+/* Before VERSION_GIVES_UP the statistics see a connection that was let in. */
+static bool is_intercepted(const struct mm_kafka_options *opts)
+{
+    return opts->gate != NULL && rd_kafka_version() >= VERSION_GIVES_UP;
+}
+
+bool mm_kafka_may_destroy(const struct mm_kafka_options *opts)
+{
+    return !is_intercepted(opts) || rd_kafka_version() >= VERSION_FREES_ONCE;
+}
+
 bool mm_kafka_was_held_back(const char *reason)
 {
     return strstr(reason, "Operation canceled") != NULL; /* the text of ECANCELED */
@@ -47,9 +66,9 @@ static rd_kafka_resp_err_t on_state(rd_kafka_t *rk,
     (void)rk;
     (void)node;
     (void)protocol;
-    (void)name;
     (void)port;
-    if (strcmp(state, "UP") == 0) {
+    /* One without a name is librdkafka's own, which goes nowhere and may be up all the time. */
+    if (name[0] != '\0' && strcmp(state, "UP") == 0) {
         mm_contact_let_in(opaque);
     }
     return RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -153,6 +172,8 @@ void mm_kafka_watch(rd_kafka_conf_t *conf,
     (void)rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate); /* it may have no TLS */
     if (opts->gate != NULL) {
         rd_kafka_conf_set_connect_cb(conf, on_connect);
+    }
+    if (is_intercepted(opts)) {
         (void)rd_kafka_conf_interceptor_add_on_new(conf, "metamorphosis", on_new, contact);
     }
 }

@@ -4,12 +4,18 @@
 
 #include "mm_clock.h"
 #include "mm_config.h"
+#include "mm_error.h"
 #include "mm_gate.h"
 #include "mm_kafka.h"
 #include "mm_thread.h"
 
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define N_CLIENTS 10
 
@@ -111,11 +117,103 @@ static void test_who_is_let_in_opens_the_gate(void **state)
     rig_free(g);
 }
 
+/* An end of TCP that accepts connections and says nothing: whoever connects to it is not let in. */
+static int listen_mutely(char *bootstrap, size_t bootstrap_len)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    snprintf(bootstrap, bootstrap_len, "127.0.0.1:%u", (unsigned)ntohs(a.sin_port));
+    return fd;
+}
+
+/* A connection that is only made, and not let in, leaves the gate as it is. */
+static void stays_shut(const struct mm_config *config, int fd)
+{
+    const uint32_t pause_ms = 600000;
+    struct mm_gate gate;
+    mm_gate_init(&gate, pause_ms, pause_ms);
+    assert_true(mm_gate_shut(&gate, mm_clock_monotonic_ns() - pause_ms * UINT64_C(1000000), 1));
+    sigset_t before;
+    mm_thread_block_signals(&before);
+    struct life l = {.n_delivered = 0};
+    const struct mm_kafka_options opts = {
+        .config = config, .gate = &gate, .on_report = on_report, .arg = &l};
+    char errstr[256];
+    assert_int_equal(mm_kafka_new(&opts, &l.kafka, errstr, sizeof errstr), 0);
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    assert_int_equal(poll(&wait, 1, 10000), 1); /* it is through the gate */
+    for (int i = 0; i < 10; i++) {
+        mm_kafka_poll(l.kafka, 20);
+    }
+    assert_int_equal(mm_gate_pause_ms(&gate), pause_ms);
+    mm_kafka_close(l.kafka, 1000);
+    mm_thread_restore_signals(&before);
+}
+
+static void test_who_only_connects_leaves_the_gate_shut(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    struct mm_config *config = rig_config(g);
+    struct mm_config_property properties[] = {
+        /* Then librdkafka has a connection to itself, which is up at once. */
+        {.name = "enable.sparse.connections", .value = "false"},
+    };
+    for (size_t n = 0; n <= 1; n++) {
+        char bootstrap[32];
+        int fd = listen_mutely(bootstrap, sizeof bootstrap);
+        struct mm_config mute = *config;
+        mute.kafka_bootstrap = bootstrap;
+        mute.properties = properties;
+        mute.n_properties = n;
+        stays_shut(&mute, fd);
+        close(fd);
+    }
+    mm_config_free(config);
+    rig_free(g);
+}
+
+/* librdkafka before 2.13 frees twice what it was told of interceptors when it cannot make a client.
+ */
+static void test_a_client_that_cannot_be_made(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    struct mm_config *config = rig_config(g);
+    struct mm_config_property properties[] = {
+        {.name = "security.protocol", .value = "ssl"},
+        {.name = "ssl.ca.location", .value = "/dev/null"},
+    };
+    struct mm_config bad = *config;
+    bad.properties = properties;
+    bad.n_properties = 2;
+    struct mm_gate gate;
+    mm_gate_init(&gate, 1000, 1000);
+    for (int i = 0; i < 3; i++) {
+        struct life l = {.n_delivered = 0};
+        const struct mm_kafka_options opts = {
+            .config = &bad, .gate = &gate, .on_report = on_report, .arg = &l};
+        char errstr[256] = "";
+        assert_int_equal(mm_kafka_new(&opts, &l.kafka, errstr, sizeof errstr), MM_EKAFKA);
+        assert_null(l.kafka);
+        assert_non_null(strstr(errstr, "ssl.ca.location failed"));
+    }
+    mm_config_free(config);
+    rig_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_it_begins_and_ends_in_no_second),
         cmocka_unit_test(test_who_is_let_in_opens_the_gate),
+        cmocka_unit_test(test_who_only_connects_leaves_the_gate_shut),
+        cmocka_unit_test(test_a_client_that_cannot_be_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
