@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,11 @@ _MORE_FILES = 4  # that it may have open then: Kafka's connections come and go
 
 # What happens, and how often against the others.
 _TROUBLES = {"kill": 4, "stop": 1, "freeze": 2, "cut": 1, "slow": 2, "fill": 2, "rotate": 2, "reload": 3}
+_OUTLIVED = {trouble: n for trouble, n in _TROUBLES.items() if trouble not in ("kill", "stop")}
+
+_SLOPE_S = 1200.0  # over less than this the growth of memory says nothing of an hour
+_WARM_UP_S = 300.0
+_MAX_SLOPE = _MIB  # of an hour
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,14 @@ class Step:
     calm: float  # seconds behind it
 
 
-def plan(seed: int, seconds: float, longest: float) -> Iterator[Step]:
+def plan(troubles: dict[str, int], seed: int, seconds: float, longest: float) -> Iterator[Step]:
     """What happens, for so long. Each trouble comes once before any comes twice, and then at random."""
     rng = random.Random(seed)
-    first = list(_TROUBLES)
+    first = list(troubles)
     rng.shuffle(first)
     end = time.monotonic() + seconds
     while first or time.monotonic() < end:
-        trouble = first.pop() if first else rng.choices(list(_TROUBLES), list(_TROUBLES.values()))[0]
+        trouble = first.pop() if first else rng.choices(list(troubles), list(troubles.values()))[0]
         yield Step(trouble, rng.uniform(0.2, 1) * longest, rng.uniform(0, 1) * longest)
 
 
@@ -74,6 +81,7 @@ class Soak:
     work: Path
     n: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TROUBLES, 0))
     memory: list[int] = field(default_factory=list)  # of the present process, when it was calm
+    times: list[float] = field(default_factory=list)  # when that was
     files: list[int] = field(default_factory=list)
     growth: int = 0  # bytes, the most of any process
     n_linger: int = 0
@@ -91,6 +99,7 @@ class Soak:
 
     def _begin_life(self) -> None:
         self.memory.clear()
+        self.times.clear()
         self.files.clear()
         self.broker.start()
 
@@ -158,9 +167,17 @@ class Soak:
         few = lambda: self.broker.n_fds() <= min(self.files, default=_MANY_FILES) + _MORE_FILES  # noqa: E731
         wait_until(few, _CALM, lambda: f"few open files; {self.broker.n_fds()}, and before {self.files}")
         self.memory.append(self.broker.rss())
+        self.times.append(time.monotonic())
         self.files.append(self.broker.n_fds())
         self.growth = max(self.growth, self.memory[-1] - self.memory[0])
         assert sanitized() or self.growth < _MORE_MEMORY, f"resident memory: {self.memory}"
+
+    def slope(self) -> float:
+        """By how much the memory of the present process grows, bytes an hour, once it is warm. NaN: it is too young."""
+        warm = [(t, n) for t, n in zip(self.times, self.memory, strict=True) if t - self.times[0] >= _WARM_UP_S]
+        if not warm or warm[-1][0] - warm[0][0] < _SLOPE_S - _WARM_UP_S:
+            return float("nan")
+        return statistics.linear_regression([t / 3600 for t, _ in warm], [n for _, n in warm]).slope
 
 
 @contextmanager
@@ -174,7 +191,9 @@ def _telling(seed: int, steps: list[Step]) -> Iterator[None]:
 
 
 @pytest.mark.limit(long=5400)
+@pytest.mark.parametrize("troubles", [_TROUBLES, _OUTLIVED], ids=["with_kills", "one_process"])
 def test_everything_happens(
+    troubles: dict[str, int],
     make_disk: MakeDisk,
     make_secure_kafka: MakeSecureKafka,
     make_broker: MakeBroker,
@@ -183,7 +202,8 @@ def test_everything_happens(
     figure: Callable[[str], None],
 ) -> None:
     """Kill, stop, freeze, cut, slow, fill, rotate, reload, for MM_TEST_SOAK seconds (long: an hour): nothing is lost,
-    all is in order, the ledger adds up, and memory and open files stay what they were."""
+    all is in order, the ledger adds up, and memory and open files stay what they were. What outlives all of it shows
+    whether memory grows slowly."""
     seed = int(os.environ.get("MM_TEST_SEED", "0")) or random.randrange(1, 10**9)
     length = float(os.environ.get("MM_TEST_SOAK", "0")) or seconds(5, 3600)
     print(f"MM_TEST_SEED={seed}")
@@ -213,7 +233,7 @@ def test_everything_happens(
     steps: list[Step] = []
     with _telling(seed, steps), Load(broker.port, kinds) as load:
         soak.calm_down()
-        for step in plan(seed, length, seconds(1, 20)):
+        for step in plan(troubles, seed, length, seconds(1, 20)):
             steps.append(step)
             soak.do(step)
             load.alive()
@@ -223,8 +243,10 @@ def test_everything_happens(
         audit = audit_topics(node.bootstrap, topic, load.books)
         audit.check(repeated_ids=None)
         assert load.n_acked == load.n_sent
-    counts = ", ".join(f"{n} {trouble}" for trouble, n in soak.n.items())
+    counts = ", ".join(f"{n} {trouble}" for trouble, n in soak.n.items() if n > 0)
+    slope = soak.slope()
+    assert sanitized() or isnan(slope) or slope < _MAX_SLOPE, f"{slope} B an hour: {soak.memory} at {soak.times}"
     figure(
         f"seed {seed}, {len(steps)} troubles ({counts}): {load.n_acked} acknowledged, 0 lost; {audit}; "
-        f"RSS +{soak.growth // 1024} KiB"
+        f"RSS +{soak.growth // 1024} KiB" + ("" if isnan(slope) else f", {slope / _MIB:+.2f} MiB an hour")
     )
