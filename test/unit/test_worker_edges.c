@@ -480,6 +480,7 @@ static void test_a_stop_delivers_what_is_parked(void **state)
     rig_start(g);
     rig_publish_to(g, "heat/a", 10);
     rig_wait_for(info_of(g, LANE_HEAT).n_records == 10);
+    rig_wait_for(info_of(g, LANE_HEAT).retry_at_ms != 0); /* its worker is there, and has tried */
     rig_refuse(g, "heat", GRANTED);
     rig_stop_workers(g, 15000);
     assert_int_equal(rig_figures(g).delivered, 10);
