@@ -183,6 +183,20 @@ static bool resume_worker(struct mm_park_shelf *shelf, void *arg)
     return r->err == 0;
 }
 
+/* A change lets all try at once: also where no worker is yet, or none could be started. */
+static void hurry_lanes(struct mm_park *p)
+{
+    for (uint32_t i = 0; i < MM_LANES_MAX; i++) {
+        struct mm_park_lane *lane = mm_park_lane(p, i);
+        if (lane != NULL) {
+            pthread_mutex_lock(&lane->lock);
+            lane->shelf.first_try_s = 0;
+            lane->shelf.start_ns = 0;
+            pthread_mutex_unlock(&lane->lock);
+        }
+    }
+}
+
 int mm_park_resume(struct mm_park *p,
                    const struct mm_worker_change *change,
                    char *errstr,
@@ -197,6 +211,7 @@ int mm_park_resume(struct mm_park *p,
     if (!for_workers(p, resume_worker, &r)) {
         return r.err;
     }
+    hurry_lanes(p);
     pthread_mutex_lock(&p->lock);
     p->end = false;
     p->woken = true;

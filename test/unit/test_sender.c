@@ -211,6 +211,29 @@ static void test_what_is_parked_stays_parked_and_arrives(void **state)
     rig_free(g);
 }
 
+/* A parked topic that has no worker yet is tried at once by the change, too, and not when it would
+ * have been by the settings before. */
+static void test_what_has_no_worker_yet_is_tried_at_once(void **state)
+{
+    (void)state;
+    struct rig *g = rig_new(1);
+    forget_interval(g); /* 10 s */
+    rig_option(g, "route", "b/# beta");
+    rig_topic(g, "beta");
+    rig_option(g, "rdkafka.topic.metadata.propagation.max.ms", "200");
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    faults.no_thread = "mm-parked";
+    rig_start(g);
+    rig_publish_to(g, "b/1", 50);
+    rig_wait_for(faults.no_thread == NULL); /* it could not be started */
+    rig_refuse(g, "beta", RD_KAFKA_RESP_ERR_NO_ERROR);
+    change(g, 0);
+    assert_true(rig_wait_empty(g, 7000));
+    rig_stop_workers(g, 0);
+    check_topic(g, "beta", 50, "b/1");
+    rig_free(g);
+}
+
 /* A rig whose Kafka topic beta takes nothing, and the route "b/# beta" as its last option. */
 static struct rig *refusing_rig(const char *spool_dir)
 {
@@ -531,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_another_cluster_gets_what_comes_after_the_change),
         cmocka_unit_test(test_a_change_mends_an_address_that_was_wrong),
         cmocka_unit_test(test_what_is_parked_stays_parked_and_arrives),
+        cmocka_unit_test(test_what_has_no_worker_yet_is_tried_at_once),
         cmocka_unit_test(test_what_is_parked_goes_where_the_new_routes_lead),
         cmocka_unit_test(test_the_same_on_disk),
         cmocka_unit_test(test_templates_change),
