@@ -23,9 +23,6 @@
 #define MIN_DOWN_STATISTICS 3
 #define MIN_UP_STATISTICS 3
 
-/* From this librdkafka on a new client is slow to begin; see hurry(). */
-#define VERSION_SLOW_START 0x020a0000
-
 /* After the first message is handed over the client is hurried, again after twice the time, and so
  * on, until the time would be longer than the last. */
 #define HURRY_FIRST_NS (10 * UINT64_C(1000000))
@@ -387,7 +384,7 @@ int mm_kafka_new(const struct mm_kafka_options *opts,
     k->careful = opts->careful;
     k->pushes = mm_kafka_is_pushed(opts);
     mm_linger_init(&k->linger, opts->config->kafka_linger_ms);
-    k->hurry_pause_ns = rd_kafka_version() >= VERSION_SLOW_START ? HURRY_FIRST_NS : 0;
+    k->hurry_pause_ns = rd_kafka_version() >= MM_KAFKA_VERSION_GIVES_UP ? HURRY_FIRST_NS : 0;
     k->up = opts->up;
     err = mm_kafka_configure(conf, opts, errstr, errstr_len);
     if (err != 0) {

@@ -15,6 +15,10 @@
 
 struct mm_contact;
 
+/* From this librdkafka on the connection that a client came by is given up as soon as it has told
+ * of Kafka's nodes; a new client is slow to begin then. */
+#define MM_KAFKA_VERSION_GIVES_UP 0x020a0000
+
 typedef int32_t (*mm_kafka_partitioner_fn)(const rd_kafka_topic_t *rkt,
                                            const void *key,
                                            size_t key_len,

@@ -11,18 +11,14 @@
 /* From this librdkafka on it is not reported as an error that the other side hangs up. */
 #define VERSION_QUIET_HANG_UP 0x020b0000
 
-/* From this librdkafka on the connection that a client came by is given up as soon as it has told
- * of Kafka's nodes. */
-#define VERSION_GIVES_UP 0x020a0000
-
 /* Before this librdkafka a client that cannot be made frees the interceptors of its configuration,
  * and who destroys that frees them again (#4142). */
 #define VERSION_FREES_ONCE 0x020d0000
 
-/* Before VERSION_GIVES_UP the statistics see a connection that was let in. */
+/* Before MM_KAFKA_VERSION_GIVES_UP the statistics see a connection that was let in. */
 static bool is_intercepted(const struct mm_kafka_options *opts)
 {
-    return opts->gate != NULL && rd_kafka_version() >= VERSION_GIVES_UP;
+    return opts->gate != NULL && rd_kafka_version() >= MM_KAFKA_VERSION_GIVES_UP;
 }
 
 bool mm_kafka_may_destroy(const struct mm_kafka_options *opts)

@@ -1,5 +1,6 @@
 /* How long a Kafka client takes to begin and to end; see rig.h. Each was once up to a second, by
- * the timers of some versions of librdkafka. */
+ * the timers of some versions of librdkafka. And what its connections, or that it cannot be made,
+ * mean to the gate that all clients share. */
 #include "rig.h"
 
 #include "mm_clock.h"
@@ -18,6 +19,8 @@
 #include <unistd.h>
 
 #define N_CLIENTS 10
+
+#define GATE_PAUSE_MS 600000
 
 /* Less than the shortest of those times, and more than it takes on a slow machine. */
 #define SLOW_MS 450
@@ -90,18 +93,24 @@ static void test_it_begins_and_ends_in_no_second(void **state)
     assert_in_range(n_slow_ends, 0, 1);
 }
 
+/* One may pass now, and the next in ten minutes. */
+static void shut_for_all_but_one(struct mm_gate *gate)
+{
+    const uint64_t pause_ns = GATE_PAUSE_MS * UINT64_C(1000000);
+    mm_gate_init(gate, GATE_PAUSE_MS, GATE_PAUSE_MS);
+    assert_true(mm_gate_shut(gate, mm_clock_monotonic_ns() - pause_ns, 1));
+}
+
 /* Behind a gate through which one connection may pass, which finds the password right again: it
  * opens the gate for all others that the client needs. */
 static void test_who_is_let_in_opens_the_gate(void **state)
 {
     (void)state;
-    const uint32_t pause_ms = 600000;
     struct rig *g = rig_new(1);
     struct mm_config *config = rig_config(g);
     struct mm_gate gate;
-    mm_gate_init(&gate, pause_ms, pause_ms);
-    assert_true(mm_gate_shut(&gate, mm_clock_monotonic_ns() - pause_ms * UINT64_C(1000000), 1));
-    assert_int_equal(mm_gate_pause_ms(&gate), pause_ms);
+    shut_for_all_but_one(&gate);
+    assert_int_equal(mm_gate_pause_ms(&gate), GATE_PAUSE_MS);
     sigset_t before;
     mm_thread_block_signals(&before);
     struct life l = {.n_delivered = 0};
@@ -134,10 +143,8 @@ static int listen_mutely(char *bootstrap, size_t bootstrap_len)
 /* A connection that is only made, and not let in, leaves the gate as it is. */
 static void stays_shut(const struct mm_config *config, int fd)
 {
-    const uint32_t pause_ms = 600000;
     struct mm_gate gate;
-    mm_gate_init(&gate, pause_ms, pause_ms);
-    assert_true(mm_gate_shut(&gate, mm_clock_monotonic_ns() - pause_ms * UINT64_C(1000000), 1));
+    shut_for_all_but_one(&gate);
     sigset_t before;
     mm_thread_block_signals(&before);
     struct life l = {.n_delivered = 0};
@@ -150,7 +157,7 @@ static void stays_shut(const struct mm_config *config, int fd)
     for (int i = 0; i < 10; i++) {
         mm_kafka_poll(l.kafka, 20);
     }
-    assert_int_equal(mm_gate_pause_ms(&gate), pause_ms);
+    assert_int_equal(mm_gate_pause_ms(&gate), GATE_PAUSE_MS);
     mm_kafka_close(l.kafka, 1000);
     mm_thread_restore_signals(&before);
 }
